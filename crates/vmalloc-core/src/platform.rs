@@ -1,0 +1,161 @@
+//! What a machine with page tables gives the engine: frames, a direct map, a mapper, TLBs.
+//!
+//! Small `&self` traits, cut from the engine's side, that a zero-sized type can implement. The
+//! engine trusts none of them: frames are checked before they are used, and a mapper that maps
+//! over a live mapping is an error, not a loss. A machine whose kernel does all this for us (the
+//! linear window of the crate `vmalloc`) implements [`crate::machine::Machine`] instead.
+//!
+//! ```text
+//!   Frames ─extents─▶ Mapper::map_run ─▶ Tlb::publish        alloc
+//!   Mapper::unmap_run ─▶ Tlb::flush_all_cpus ─▶ Frames::give    purge
+//! ```
+
+use crate::sync::AtomicU64;
+use crate::units::{Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, Vpn};
+use core::fmt;
+
+/// The number of 64-bit words in a frame.
+pub const FRAME_WORDS: usize = PAGE_SIZE / 8;
+
+/// Page frames, taken and given back. Linux: `alloc_pages`, `alloc_pages_bulk`, `free_pages`.
+///
+/// [`crate::frames::Buddy`] implements it; a kernel may bring its own.
+pub trait Frames {
+    /// Takes one block of 2^`order` frames, naturally aligned.
+    ///
+    /// # Errors
+    ///
+    /// [`NoFrames`]: no such block is free. Nothing was taken.
+    fn take(&self, order: Order) -> Result<Pfn, NoFrames>;
+
+    /// Takes up to `want` frames as extents, the largest blocks first, and writes them to `out`
+    /// in ascending order, neighbours merged. Returns how many extents it wrote.
+    ///
+    /// May take fewer than `want`: because `out` is full, or because no more are free. Returning
+    /// 0 means that none are free. What was written belongs to the caller.
+    fn take_bulk(&self, want: Pages, out: &mut [Extent]) -> usize;
+
+    /// Gives back any run of frames that were taken, in whole or in part, whatever the calls
+    /// that took them. Free neighbours coalesce.
+    ///
+    /// # Panics
+    ///
+    /// If a frame of the run is not one of this allocator's, or is free already: the engine gives
+    /// back only what it holds, so this is a bug of ours, and handing the frame out twice would
+    /// be worse.
+    fn give(&self, run: Extent);
+
+    /// How many frames are free now. May lag behind concurrent calls.
+    fn free(&self) -> Pages;
+
+    /// How many frames there are in all.
+    fn total(&self) -> Pages;
+}
+
+/// The direct map: frames as words, for the engine's own metadata and for zeroing.
+pub trait Ram {
+    /// The words of frame `pfn`, which the engine has taken and maps nowhere.
+    fn words(&self, pfn: Pfn) -> &[AtomicU64; FRAME_WORDS];
+
+    /// Fills the frames of `run` with zeros.
+    fn zero(&self, run: Extent);
+}
+
+/// Page tables. Linux: `vmap_pages_range`, `vunmap_range_noflush`, `vmalloc_to_pfn`.
+///
+/// The engine calls it for disjoint ranges from several CPUs at once.
+pub trait Mapper {
+    /// Makes every address space see whatever is later mapped in `window` (fills the top-level
+    /// entries). Called once, before any other call.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoTable`].
+    fn prepare(&self, window: PageRange) -> Result<(), MapError>;
+
+    /// Maps the frames of `run` at the pages from `at` on, all or nothing. One walk a leaf
+    /// table, not one a page. Needs no flush: the pages were invalid before.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing was mapped then.
+    fn map_run(&self, at: Vpn, run: Extent, prot: Prot) -> Result<(), MapError>;
+
+    /// Makes every page of `at` invalid; pages that are not mapped are passed over. **Never
+    /// flushes**: CPUs may go on using the old translations until [`Tlb::flush_all_cpus`].
+    fn unmap_run(&self, at: PageRange);
+
+    /// The frame mapped at `at` and its rights, from the tables (not from any TLB).
+    fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)>;
+}
+
+/// Translation look-aside buffers. Linux: `flush_tlb_kernel_range`, `flush_cache_vmap`.
+pub trait Tlb {
+    /// Called after pages went from invalid to valid: some CPUs need a barrier then.
+    fn publish(&self, at: PageRange);
+
+    /// Returns when no CPU holds a translation for any page of `ranges`. May wait for other CPUs.
+    fn flush_all_cpus(&self, ranges: &[PageRange]);
+
+    /// Whether this context may wait for other CPUs (not in an interrupt handler, say).
+    fn may_wait(&self) -> bool;
+}
+
+/// The rights of a mapping. Execution is never granted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Prot {
+    /// Loads only. Linux: `PAGE_KERNEL_RO`.
+    Read,
+    /// Loads and stores. Linux: `PAGE_KERNEL`.
+    ReadWrite,
+}
+
+/// No block of frames of the wanted size is free. Nothing was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoFrames {
+    /// What was wanted.
+    pub wanted: Pages,
+    /// How many frames are free, in pieces that are too small.
+    pub free: Pages,
+}
+
+/// Why [`Mapper::map_run`] or [`Mapper::prepare`] failed. Nothing was mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum MapError {
+    /// No frame for a page table on the way to `at`.
+    NoTable {
+        /// The page whose table is missing.
+        at: Vpn,
+    },
+    /// `at` is mapped already, to `by`.
+    Occupied {
+        /// The page that is mapped.
+        at: Vpn,
+        /// The frame that it shows.
+        by: Pfn,
+    },
+    /// This machine cannot map chosen frames at chosen pages.
+    Unsupported,
+}
+
+impl fmt::Display for NoFrames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no block of {} is free; {} are free in smaller pieces", self.wanted, self.free)
+    }
+}
+
+impl fmt::Display for MapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MapError::NoTable { at } => write!(f, "no frame for a page table on the way to {at}"),
+            MapError::Occupied { at, by } => write!(f, "{at} is mapped already, to {by}"),
+            MapError::Unsupported => {
+                write!(f, "this machine cannot map chosen frames at chosen pages")
+            }
+        }
+    }
+}
+
+impl core::error::Error for NoFrames {}
+impl core::error::Error for MapError {}
