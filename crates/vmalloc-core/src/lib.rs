@@ -1,10 +1,68 @@
 //! The engine of vmalloc: large, virtually contiguous memory out of scattered page frames.
+//!
+//! `no_std`, no dependencies, no heap, no `unsafe`. All state is in words that the caller
+//! supplies ([`layout`]), so the same code serves a kernel's window and a pool that several
+//! processes map. A machine ([`machine`]) says where frames come from and how pages show them.
+//!
+//! Read [`engine`] first: each verb there is its walk through the stages, and each stage is a
+//! file. The order below is the order in which the files build on each other.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
+// The ground: units, words, what a machine is.
+pub mod bits;
+pub mod class;
+pub mod error;
+pub mod flush;
+pub mod layout;
+pub mod machine;
 pub mod platform;
+mod record;
 pub mod sync;
+mod tag;
 mod units;
 
+// Addresses: who owns a granule, a slot, an area.
+mod granules;
+mod index;
+mod presence;
+mod slots;
+
+// Frames, where the machine has page tables.
+pub mod backing;
+pub mod paged;
+
+// The stages of the walks, and what stands beside them.
+mod back;
+mod context;
+pub mod info;
+mod lazy;
+mod map;
+mod publish;
+mod purge;
+mod recover;
+mod registry;
+mod request;
+mod reserve;
+mod share;
+mod verify;
+
+// The top.
+pub mod engine;
+
+pub use engine::{Config, Engine, Freed};
+pub use error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
+pub use layout::{Geometry, GeometryError, Tables};
+pub use machine::{BackError, Backing, FlushError, Machine, NoMetadata, View};
+pub use paged::Paged;
+pub use platform::{Frames, MapError, Mapper, NoFrames, Prot, Ram, Tlb};
+pub use publish::{Area, AreaId};
+pub use purge::Purged;
+pub use record::{Kind, State, flags};
+pub use recover::Recovered;
+pub use request::{HUGE_PAGES, Request};
+pub use share::{Publish, Token};
+pub use tag::Owner;
 pub use units::*;
+pub use verify::{Verified, VerifyError};

@@ -1,0 +1,183 @@
+//! A set of small integers as a tree of 64-bit words, for hints that any number of CPUs share.
+//!
+//! Level 0 has one bit an element; a bit of level `k + 1` says that a word of level `k` may have
+//! a bit set. Setting and clearing are idempotent, so a process that dies between two of them
+//! leaves at worst a hint that is wrong, and whoever trips over it mends it. There is no list
+//! to tear.
+//!
+//! ```text
+//!   level 1:  [ 1 0 1 ………… ]            next(from): look in this word, else climb,
+//!               │   └─────────┐          take the next set bit, descend
+//!   level 0:  [0110…][0000…][1000…]
+//! ```
+//!
+//! Neighbours: [`crate::slots`] keeps one a class for chunks with room and one for chunks with
+//! parked slots; [`crate::frames`] has its own. Linux keeps lists here, under locks.
+
+use crate::sync::{AtomicU64, Ordering};
+
+const LEVELS: usize = 5;
+
+/// A set of integers below `len` in words that the caller supplies. All operations are lock-free.
+#[derive(Clone, Copy)]
+pub struct BitTree<'a> {
+    words: &'a [AtomicU64],
+    len: usize,
+}
+
+impl<'a> BitTree<'a> {
+    /// The number of words that a set of integers below `len` needs.
+    #[must_use]
+    pub const fn words_needed(len: usize) -> usize {
+        let mut total = 0;
+        let mut level = len;
+        loop {
+            level = level.div_ceil(64);
+            total += level;
+            if level <= 1 {
+                return total;
+            }
+        }
+    }
+
+    /// A set over `words`, whose contents it takes as they are (all zero: the empty set).
+    ///
+    /// # Panics
+    ///
+    /// If `words` is shorter than [`BitTree::words_needed`] says, or `len` is over 2^30.
+    #[must_use]
+    pub fn new(words: &'a [AtomicU64], len: usize) -> BitTree<'a> {
+        assert!(words.len() >= Self::words_needed(len), "words for {len} bits");
+        assert!(len <= 1 << (6 * LEVELS), "{len} bits are more than the tree can hold");
+        BitTree { words, len }
+    }
+
+    /// Adds `i`. A few atomic steps at most; none above level 0 if the levels above know already.
+    pub fn set(&self, i: usize) {
+        let (mut base, mut level_len, mut at) = (0, self.len.div_ceil(64), i);
+        loop {
+            let word = &self.words[base + at / 64];
+            let bit = 1 << (at % 64);
+            // AcqRel: whoever finds the bit sees what was written before it was set.
+            let was = word.fetch_or(bit, Ordering::AcqRel);
+            if level_len == 1 || was != 0 && self.parent_knows(base, level_len, at) {
+                return;
+            }
+            base += level_len;
+            at /= 64;
+            level_len = level_len.div_ceil(64);
+        }
+    }
+
+    /// Removes `i`.
+    pub fn clear(&self, i: usize) {
+        let (mut base, mut level_len, mut at) = (0, self.len.div_ceil(64), i);
+        loop {
+            let word = &self.words[base + at / 64];
+            let bit = 1 << (at % 64);
+            let left = word.fetch_and(!bit, Ordering::AcqRel) & !bit;
+            if left != 0 || level_len == 1 {
+                return;
+            }
+            base += level_len;
+            at /= 64;
+            let parent_len = level_len.div_ceil(64);
+            let parent = &self.words[base + at / 64];
+            parent.fetch_and(!(1 << (at % 64)), Ordering::SeqCst);
+            // Someone may have set a bit below between our two steps: say so again. SeqCst here
+            // and above: either they see our clear and repeat theirs, or we see their bit.
+            if word.load(Ordering::SeqCst) != 0 {
+                parent.fetch_or(1 << (at % 64), Ordering::SeqCst);
+                return;
+            }
+            if parent.load(Ordering::Acquire) != 0 || parent_len == 1 {
+                return;
+            }
+            // The parent word became empty: go on there as if the bit had just been cleared.
+            level_len = parent_len;
+        }
+    }
+
+    /// Whether `i` is in the set.
+    #[must_use]
+    pub fn contains(&self, i: usize) -> bool {
+        i < self.len && self.words[i / 64].load(Ordering::Acquire) >> (i % 64) & 1 == 1
+    }
+
+    /// The smallest element that is `from` or more. O(levels).
+    #[must_use]
+    pub fn next(&self, from: usize) -> Option<usize> {
+        let mut from = from;
+        // A stale bit above leads to an empty word below: go on after it. Each round moves on.
+        while from < self.len {
+            match self.step(from) {
+                Ok(i) => return (i < self.len).then_some(i),
+                Err(next) => from = next?,
+            }
+        }
+        None
+    }
+
+    /// The next element, or where to look next (`None`: nowhere).
+    fn step(&self, from: usize) -> Result<usize, Option<usize>> {
+        let (mut base, mut level_len, mut at, mut level) = (0, self.len.div_ceil(64), from, 0);
+        loop {
+            if at / 64 >= level_len {
+                return Err(None);
+            }
+            let word = self.words[base + at / 64].load(Ordering::Acquire) >> (at % 64);
+            if word != 0 {
+                let found = at + word.trailing_zeros() as usize;
+                return if level == 0 { Ok(found) } else { self.descend(found, level) };
+            }
+            if level_len == 1 {
+                return Err(None);
+            }
+            base += level_len;
+            at = at / 64 + 1;
+            level_len = level_len.div_ceil(64);
+            level += 1;
+        }
+    }
+
+    fn descend(&self, found: usize, level: usize) -> Result<usize, Option<usize>> {
+        let mut at = found;
+        for below in (0..level).rev() {
+            let base = self.base_of(below);
+            let Some(word) = self.words.get(base + at) else { return Err(None) };
+            let word = word.load(Ordering::Acquire);
+            if word == 0 {
+                return Err(Some((at + 1) << (6 * (below + 1))));
+            }
+            at = at * 64 + word.trailing_zeros() as usize;
+        }
+        Ok(at)
+    }
+
+    fn base_of(&self, level: usize) -> usize {
+        let (mut base, mut len) = (0, self.len.div_ceil(64));
+        for _ in 0..level {
+            base += len;
+            len = len.div_ceil(64);
+        }
+        base
+    }
+
+    fn parent_knows(&self, base: usize, level_len: usize, at: usize) -> bool {
+        let parent = at / 64;
+        let word = self.words[base + level_len + parent / 64].load(Ordering::SeqCst);
+        word >> (parent % 64) & 1 == 1
+    }
+}
+
+impl core::fmt::Debug for BitTree<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut set = f.debug_set();
+        let mut from = 0;
+        while let Some(i) = self.next(from) {
+            set.entry(&i);
+            from = i + 1;
+        }
+        set.finish()
+    }
+}

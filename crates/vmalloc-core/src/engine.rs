@@ -1,0 +1,363 @@
+//! The engine: each verb of vmalloc as its walk through the stages.
+//!
+//! ```text
+//!  Request ─plan▶ Plan ─reserve▶ Reserved ─back▶ Backed ─map▶ Mapped ─publish▶ Area      alloc
+//!                   └── the same shape is parked: revive ─────────────────────▶ Area
+//!  Area ─park▶ lazy list ─purge▶ PendingFlush ─flush▶ Flushed ─settle▶ holes, frames     free
+//!  Area ─share▶ Token ┄┄▶ attach ▶ Area … detach, free in any order                      share
+//! ```
+//!
+//! Each stage is one file, takes the type before it and yields the type after it, and knows no
+//! neighbour; here they are put together, and nowhere else. The one step back (no room → purge →
+//! again) is [`Engine::with_purge`]. A stage's value that is dropped undoes itself, so `?` is all
+//! the error handling a walk needs.
+
+use crate::back::{adopt, back, borrow};
+use crate::class::GRANULE_PAGES;
+use crate::context::Context;
+use crate::error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
+use crate::info::{self, Areas, Stats};
+use crate::layout::{Geometry, Stat, Tables};
+use crate::machine::{BackError, Backing, Machine};
+use crate::map::map;
+use crate::paged::{Hardware, Paged};
+use crate::platform::{Frames, MapError, Prot};
+use crate::publish::{Area, AreaId, publish};
+use crate::purge::{Purged, purge_one, purge_step};
+use crate::record::{Kind, Record, flags};
+use crate::recover::{Recovered, recover};
+use crate::request::{Plan, Request};
+use crate::reserve::reserve;
+use crate::share::{self, Publish, Token, attach_in_place, free_published};
+use crate::tag::Owner;
+use crate::units::{Extent, Pages, VirtAddr, Vpn};
+use crate::verify::{Verified, VerifyError, verify};
+use crate::{lazy, registry};
+
+/// vmalloc for one window, as one member uses it. All methods take `&self`: threads share it.
+///
+/// Over words that several processes map, each process has an engine of its own; they work on the
+/// same areas.
+pub struct Engine<'a, M> {
+    context: Context<'a, M>,
+    // Constant after `new`.
+    lazy_pages_max: Pages,
+}
+
+/// What may differ between engines over the same window.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The window's first page: a multiple of 128.
+    pub window_start: Vpn,
+    /// Which member this engine works for.
+    pub owner: Owner,
+    /// How many pages may be parked before [`Freed::over_limit`] asks for a purge. Linux:
+    /// `lazy_max_pages`, 32 MiB times log2 of the CPUs.
+    pub lazy_pages_max: Pages,
+}
+
+/// What a free asks of its caller, who may wait where the free may not.
+#[must_use = "a caller that may wait should purge when over the limit"]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freed {
+    /// More pages are parked than the limit allows: call [`Engine::purge_step`] when convenient.
+    pub over_limit: bool,
+}
+
+impl<'a, M: Machine> Engine<'a, M> {
+    /// An engine over `tables`, which it takes as they are: a window in use goes on in use.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`]: what of the configuration does not fit.
+    pub fn new(tables: Tables<'a>, machine: M, config: Config) -> Result<Self, EngineError> {
+        let members = tables.geometry().members;
+        if config.owner.number() > members {
+            return Err(EngineError::Member { owner: config.owner, members });
+        }
+        if !config.window_start.0.is_multiple_of(GRANULE_PAGES) {
+            return Err(EngineError::WindowStart { start: config.window_start });
+        }
+        let (me, start) = (config.owner, config.window_start);
+        let context = Context { tables, me, machine, start };
+        Ok(Engine { context, lazy_pages_max: config.lazy_pages_max })
+    }
+
+    /// Allocates memory that is contiguous in the window, out of frames that need not be.
+    ///
+    /// Revives a parked area of the same shape if there is one; else takes a slot, frames for it,
+    /// and maps them. Purges and tries again if there is no room and waiting is allowed.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; nothing was taken.
+    pub fn vmalloc(&self, request: &Request) -> Result<Area, AllocError> {
+        let plan = self.plan(request)?;
+        if let Some(area) = lazy::revive(&self.context, &plan) {
+            return self.counted(Ok(area));
+        }
+        self.counted(self.with_purge(|| {
+            let reserved = reserve(&self.context, &plan)?;
+            let backed = back(reserved).map_err(AllocError::Back)?;
+            let mapped = map(backed).map_err(AllocError::Map)?;
+            Ok(publish(mapped))
+        }))
+    }
+
+    /// The same, filled with zeros.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::vmalloc`].
+    pub fn vzalloc(&self, request: &Request) -> Result<Area, AllocError> {
+        self.vmalloc(&request.zeroed())
+    }
+
+    /// Shows frames that the caller owns as one contiguous area, in the order given. The frames
+    /// stay the caller's, and must live until the area has been purged.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; nothing was mapped. `Back(Unsupported)` where the machine has no frames to
+    /// choose.
+    pub fn vmap(&self, frames: &[Extent], prot: Prot) -> Result<Area, AllocError> {
+        let pages = frames.iter().fold(0_u64, |sum, run| sum.saturating_add(run.len.0));
+        let bytes = pages.saturating_mul(crate::PAGE_SIZE as u64);
+        let plan = self.plan(&mapping(bytes, prot, flags::VMAP))?;
+        self.counted(self.with_purge(|| {
+            let reserved = reserve(&self.context, &plan)?;
+            let backed = adopt(reserved, frames).map_err(AllocError::Back)?;
+            let mapped = map(backed).map_err(AllocError::Map)?;
+            Ok(publish(mapped))
+        }))
+    }
+
+    /// Frees the area whose first byte is `addr`. Never waits, never allocates, legal with
+    /// interrupts off: the area is parked, its frames and pages come back with a purge.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: what is wrong with the address; nothing was freed.
+    pub fn vfree(&self, addr: VirtAddr) -> Result<Freed, FreeError> {
+        self.free_at(addr, false)
+    }
+
+    /// Unmaps what [`Engine::vmap`] or [`Engine::attach`] mapped. As `vfree`, it only parks; the
+    /// frames may be used for something else after a purge.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]; nothing was unmapped.
+    pub fn vunmap(&self, addr: VirtAddr) -> Result<Freed, FreeError> {
+        self.free_at(addr, true)
+    }
+
+    /// Frees by handle: the tenant `generation` of area `id`, this member's own or published.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError::Stale`], [`FreeError::NotMine`]; nothing was freed.
+    pub fn free(&self, id: AreaId, generation: u64) -> Result<Freed, FreeError> {
+        let stale = FreeError::Stale { generation };
+        let record = share::record_of(&self.context, id).ok_or(stale)?;
+        let state = record.state().filter(|s| s.generation == generation).ok_or(stale)?;
+        match state.kind {
+            Kind::Live if state.owner != Some(self.context.me) => {
+                Err(FreeError::NotMine { owner: state.owner })
+            }
+            Kind::Live if lazy::park(&self.context, record, state) => {
+                self.context.count(Stat::Frees, 1);
+                self.purge_unless_reusable(record);
+                Ok(self.limit())
+            }
+            Kind::Frozen | Kind::Shared => {
+                free_published(&self.context, record, state).map(|()| self.limit())
+            }
+            _ => Err(stale),
+        }
+    }
+
+    /// Publishes an area that is this member's alone, and attaches this member to it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShareError`]; the area is as it was.
+    pub fn share(&self, id: AreaId, generation: u64, how: Publish) -> Result<Token, ShareError> {
+        share::share(&self.context, id, generation, how)
+    }
+
+    /// Attaches to what the token names: where it lies, if this machine's members share it there;
+    /// else its backing is mapped at pages of this window.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; nothing is attached.
+    pub fn attach(&self, token: &Token, prot: Prot) -> Result<Area, AttachError> {
+        if M::IN_PLACE {
+            return attach_in_place(&self.context, token);
+        }
+        let request = mapping(token.pages.bytes(), prot, flags::BORROWED);
+        let plan = self.plan(&request).map_err(AttachError::Alloc)?;
+        let area = self.with_purge(|| {
+            let reserved = reserve(&self.context, &plan)?;
+            let backing = Backing(token.backing);
+            let pages = self.context.machine.borrow(backing).map_err(AllocError::Back)?;
+            let backed = borrow(reserved, backing);
+            if pages != token.pages {
+                return Err(AllocError::Back(BackError::Gone));
+            }
+            let mapped = map(backed).map_err(AllocError::Map)?;
+            Ok(publish(mapped))
+        });
+        self.context.count(Stat::Attaches, u64::from(area.is_ok()));
+        area.map_err(|e| match e {
+            AllocError::Back(BackError::Gone) => {
+                AttachError::Stale { generation: token.generation }
+            }
+            e => AttachError::Alloc(e),
+        })
+    }
+
+    /// Detaches this member from an area it attached to in place. The last one to leave an area
+    /// that was freed parks it. Idempotent; never waits.
+    pub fn detach(&self, id: AreaId, generation: u64) -> Freed {
+        share::detach(&self.context, id, generation);
+        self.limit()
+    }
+
+    /// Purges up to 64 parked areas with one shootdown. A purge of everything is a loop until
+    /// `areas` is 0.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError`]; what was not purged is still parked.
+    pub fn purge_step(&self) -> Result<Purged, PurgeError> {
+        purge_step(&self.context)
+    }
+
+    /// Purges until nothing is parked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::purge_step`].
+    pub fn purge(&self) -> Result<Purged, PurgeError> {
+        let mut total = Purged::default();
+        loop {
+            let step = self.purge_step()?;
+            if step.areas == 0 {
+                return Ok(total);
+            }
+            total.areas += step.areas;
+            total.pages.0 += step.pages.0;
+            total.flushes += step.flushes;
+        }
+    }
+
+    /// Finishes or undoes what the dead member `dead` was doing, and detaches it everywhere. The
+    /// caller makes sure that it is dead and that nobody else recovers it.
+    pub fn recover(&self, dead: Owner) -> Recovered {
+        recover(&self.context, dead)
+    }
+
+    /// The area around an address, in whatever state. Linux: `find_vm_area`.
+    #[must_use]
+    pub fn find(&self, addr: VirtAddr) -> Option<Area> {
+        registry::find(&self.context, addr)
+    }
+
+    /// Whether an address lies in the window. Linux: `is_vmalloc_addr`.
+    #[must_use]
+    pub fn is_vmalloc_addr(&self, addr: VirtAddr) -> bool {
+        self.context.window().contains(addr.vpn())
+    }
+
+    /// The areas in address order, parked ones too, taken while others work. Linux:
+    /// `/proc/vmallocinfo`; `Display` of an area is a line of it.
+    pub fn areas(&self) -> Areas<'_, 'a, M> {
+        Areas::new(&self.context)
+    }
+
+    /// Totals. Linux: `VmallocTotal`, `VmallocUsed`, `VmallocChunk`.
+    pub fn stats(&self) -> Stats {
+        info::stats(&self.context)
+    }
+
+    /// Checks the invariants; nobody else may be at work.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`]: which invariant, where.
+    pub fn verify(&self) -> Result<Verified, VerifyError> {
+        verify(&self.context)
+    }
+
+    /// The machine under this engine.
+    pub fn machine(&self) -> &M {
+        &self.context.machine
+    }
+
+    /// The shape of the window.
+    pub fn geometry(&self) -> &Geometry {
+        self.context.tables.geometry()
+    }
+
+    /// Runs a walk; if there was no room, purges a batch and runs it again, until there is room
+    /// or nothing left to purge.
+    fn with_purge(&self, walk: impl Fn() -> Result<Area, AllocError>) -> Result<Area, AllocError> {
+        loop {
+            match walk() {
+                Err(e) if e.purge_may_help() && self.made_room() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn made_room(&self) -> bool {
+        self.purge_step().is_ok_and(|purged| purged.areas > 0)
+    }
+
+    fn plan(&self, request: &Request) -> Result<Plan, AllocError> {
+        request.plan(self.geometry(), self.context.machine.capacity(), M::ALIGN_MAX)
+    }
+
+    fn free_at(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {
+        let (record, state, shape) = registry::base_of(&self.context, addr)?;
+        if (shape.flags & (flags::VMAP | flags::BORROWED) != 0) != vmapped {
+            return Err(FreeError::WrongVerb);
+        }
+        self.free(AreaId(record.id as u32), state.generation)
+    }
+
+    /// Where waiting is forbidden the next purge takes it, and nobody revives it meanwhile.
+    fn purge_unless_reusable(&self, record: Record<'_>) {
+        if record.shape().flags & flags::NO_REUSE != 0 {
+            let _ = purge_one(&self.context, record);
+        }
+    }
+
+    fn limit(&self) -> Freed {
+        Freed { over_limit: self.context.lazy_pages() > self.lazy_pages_max }
+    }
+
+    fn counted(&self, area: Result<Area, AllocError>) -> Result<Area, AllocError> {
+        self.context.count(if area.is_ok() { Stat::Allocs } else { Stat::Failures }, 1);
+        area
+    }
+}
+
+impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
+    /// Prepares the window in the page tables; once, before the first allocation.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoTable`].
+    pub fn prepare(&self) -> Result<(), MapError> {
+        self.context.machine.prepare(self.context.window())
+    }
+}
+
+/// A request to show frames that exist.
+fn mapping(bytes: u64, prot: Prot, flags: u64) -> Request {
+    let request = Request::bytes(bytes).with_flags(flags);
+    if prot == Prot::Read { request.read_only() } else { request }
+}

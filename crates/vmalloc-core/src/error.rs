@@ -1,0 +1,256 @@
+//! What can go wrong, one enum a verb, with the values that were wrong.
+//!
+//! Every variant's first line says what was wrong; the enum's says what state the engine is in
+//! afterwards. Linux answers most of these with NULL and a line in the log.
+
+use crate::layout::GeometryError;
+use crate::machine::{BackError, FlushError, NoMetadata};
+use crate::platform::MapError;
+use crate::tag::Owner;
+use crate::units::{Pages, VirtAddr};
+use core::fmt;
+
+/// Why `vmalloc`, `vzalloc` or `vmap` failed. Nothing was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// The size is 0.
+    ZeroSize,
+    /// `bytes` is more than the pool or the window can ever hold (an overflow shows here, too).
+    TooBig {
+        /// What was asked for.
+        bytes: u64,
+        /// The most that any request can have.
+        limit: Pages,
+    },
+    /// The alignment is not a power of two, or more than this machine can keep.
+    BadAlign {
+        /// What was asked for, in bytes.
+        align_bytes: u64,
+        /// The most that is possible, in bytes.
+        align_max_bytes: u64,
+    },
+    /// No hole in the window holds `wanted` pages (guard included).
+    NoHole {
+        /// Pages wanted, guard included.
+        wanted: Pages,
+        /// The largest hole, in whole granules.
+        largest: Pages,
+    },
+    /// No frames, or no machine memory behind them.
+    Back(BackError),
+    /// The pages could not be mapped.
+    Map(MapError),
+    /// The machine has no memory for the area's record.
+    NoMetadata(NoMetadata),
+}
+
+/// Why `vfree`, `vunmap` or `free` failed. Nothing was freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FreeError {
+    /// The address is 0.
+    Null,
+    /// The address lies outside the window: it never came from here.
+    Stranger {
+        /// The address given.
+        addr: VirtAddr,
+    },
+    /// No area lives at the address: a hole, or a guard page.
+    NoArea {
+        /// The address given.
+        addr: VirtAddr,
+    },
+    /// The address lies inside an area whose base is another.
+    Interior {
+        /// The address given.
+        addr: VirtAddr,
+        /// The base of the area around it.
+        base: VirtAddr,
+    },
+    /// The area was freed before.
+    Twice {
+        /// The address given.
+        addr: VirtAddr,
+    },
+    /// The area belongs to another member, alone.
+    NotMine {
+        /// Who owns it.
+        owner: Option<Owner>,
+    },
+    /// `vfree` of what `vmap` made, or `vunmap` of what `vmalloc` made.
+    WrongVerb,
+    /// The handle names an area that lives no more.
+    Stale {
+        /// The generation that the handle was for.
+        generation: u64,
+    },
+}
+
+/// Why `share` or `freeze` failed. The area is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// The handle names an area that lives no more, or that is not this member's alone.
+    Stale {
+        /// The generation that the handle was for.
+        generation: u64,
+    },
+    /// The machine has no memory for the presence cells.
+    NoMetadata(NoMetadata),
+}
+
+/// Why `attach` failed. Nothing is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The token names an area that was freed, or was never published.
+    Stale {
+        /// The generation that the token was for.
+        generation: u64,
+    },
+    /// The token's numbers are not of this window.
+    Malformed,
+    /// The area's pages could not be had here.
+    Alloc(AllocError),
+}
+
+/// Why `purge` stopped. What was not purged is still parked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum PurgeError {
+    /// This context may not wait for other CPUs.
+    MayNotWait,
+    /// The machine could not take memory back.
+    Flush(FlushError),
+}
+
+/// Why an engine could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The tables do not fit the geometry.
+    Geometry(GeometryError),
+    /// The window does not begin at a multiple of a granule.
+    WindowStart {
+        /// Where it begins.
+        start: crate::Vpn,
+    },
+    /// There is no such member.
+    Member {
+        /// Its number.
+        owner: Owner,
+        /// How many there can be.
+        members: usize,
+    },
+    /// The mapper could not prepare the window.
+    Map(MapError),
+}
+
+impl AllocError {
+    /// Whether a purge may make room, so that one retry is worth while.
+    #[must_use]
+    pub const fn purge_may_help(&self) -> bool {
+        matches!(
+            self,
+            AllocError::NoHole { .. }
+                | AllocError::Back(BackError::NoFrames { .. } | BackError::MachineFull { .. })
+                | AllocError::Map(MapError::NoTable { .. })
+        )
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AllocError::ZeroSize => write!(f, "size 0: ask for at least one byte"),
+            AllocError::TooBig { bytes, limit } => {
+                write!(f, "{bytes} bytes are more than the pool can ever hold ({limit})")
+            }
+            AllocError::BadAlign { align_bytes, align_max_bytes } => write!(
+                f,
+                "alignment {align_bytes} is not a power of two from 1 to {align_max_bytes} bytes"
+            ),
+            AllocError::NoHole { wanted, largest } => {
+                write!(f, "no hole of {wanted} in the window; the largest has {largest}")
+            }
+            AllocError::Back(e) => write!(f, "no frames: {e}"),
+            AllocError::Map(e) => write!(f, "not mapped: {e}"),
+            AllocError::NoMetadata(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FreeError::Null => write!(f, "null is not an area"),
+            FreeError::Stranger { addr } => write!(f, "{addr} lies outside the window"),
+            FreeError::NoArea { addr } => write!(f, "no area lives at {addr}"),
+            FreeError::Interior { addr, base } => {
+                write!(f, "{addr} lies inside the area at {base}: free that")
+            }
+            FreeError::Twice { addr } => write!(f, "the area at {addr} was freed before"),
+            FreeError::NotMine { owner: Some(owner) } => write!(f, "the area is {owner}'s alone"),
+            FreeError::NotMine { owner: None } => write!(f, "the area is not this member's"),
+            FreeError::WrongVerb => {
+                write!(f, "vfree takes what vmalloc made, vunmap what vmap or attach made")
+            }
+            FreeError::Stale { generation } => {
+                write!(f, "generation {generation} of the area lives no more")
+            }
+        }
+    }
+}
+
+impl fmt::Display for ShareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareError::Stale { generation } => {
+                write!(f, "generation {generation} of the area is not this member's alone")
+            }
+            ShareError::NoMetadata(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttachError::Stale { generation } => {
+                write!(f, "generation {generation} of the area was freed, or never published")
+            }
+            AttachError::Malformed => write!(f, "the token is not of this pool"),
+            AttachError::Alloc(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl fmt::Display for PurgeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PurgeError::MayNotWait => write!(f, "a purge waits for other CPUs, and may not here"),
+            PurgeError::Flush(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EngineError::Geometry(e) => write!(f, "{e}"),
+            EngineError::WindowStart { start } => {
+                write!(f, "the window begins at {start}, not at a multiple of 128 pages")
+            }
+            EngineError::Member { owner, members } => write!(f, "{owner} of {members} members"),
+            EngineError::Map(e) => write!(f, "{e}"),
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+impl core::error::Error for FreeError {}
+impl core::error::Error for ShareError {}
+impl core::error::Error for AttachError {}
+impl core::error::Error for PurgeError {}
+impl core::error::Error for EngineError {}

@@ -1,0 +1,193 @@
+//! Runs of granules: claimed, put to use, and given back.
+//!
+//! ```text
+//!   take: index finds a run ─▶ CAS each tag FREE → HELD(me) ─▶ publish: bodies, then the head
+//!   give: head CAS → DRAIN(me) ─▶ nothing lives here? ─▶ bodies FREE, head FREE ─▶ index
+//! ```
+//!
+//! The CAS on each tag decides; the index only says where to try. If the index cannot be had,
+//! or knows of no run, the tags themselves are searched: exact, and slow, and only before a
+//! failure.
+//!
+//! Invariants: a granule belongs to one chunk, one solo run, one builder, or nobody.
+//! Neighbours: [`crate::slots`] cuts chunks into slots. Linux: `alloc_vmap_area` on a pool miss.
+
+use crate::class::Class;
+use crate::index::Index;
+use crate::layout::Tables;
+use crate::record::Record;
+use crate::sync::{Ordering, fence};
+use crate::tag::{Owner, Tag};
+use core::ops::Range;
+
+/// No run of granules fits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoRun {
+    /// The longest free run, in granules.
+    pub(crate) largest: usize,
+}
+
+/// The granules of a window, as one member sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Granules<'a> {
+    pub(crate) tables: Tables<'a>,
+    pub(crate) me: Owner,
+    /// The number of the window's first granule: alignment is of addresses, not of offsets.
+    pub(crate) phase: usize,
+}
+
+impl<'a> Granules<'a> {
+    /// Claims `len` granules of `zone`, the first a multiple of `align`: all are HELD(me) then.
+    pub(crate) fn take(&self, zone: usize, len: usize, align: usize) -> Result<usize, NoRun> {
+        // A second try: the first may have found the index stale and had it rebuilt.
+        for _ in 0..2 {
+            let Some(index) = Index::new(self.tables, zone).lock(self.me) else { break };
+            let Some(at) = index.find(len, align, self.phase) else { break };
+            if index.remove(at, len) && self.claim(at..at + len) {
+                return Ok(at);
+            }
+            index.rebuild();
+        }
+        self.take_by_scan(zone, len, align)
+    }
+
+    /// Puts claimed granules to use under `head`, a [`Tag::Chunk`] or [`Tag::Solo`].
+    pub(crate) fn publish(&self, run: Range<usize>, head: Tag) {
+        let body = Tag::Body { head: run.start, owner: self.me }.encode();
+        for g in run.start + 1..run.end {
+            self.tables.tag(g).store(body, Ordering::Relaxed);
+        }
+        // Release: whoever sees the head sees its bodies.
+        self.tables.tag(run.start).store(head.encode(), Ordering::Release);
+    }
+
+    /// Gives back claimed granules that were never published.
+    pub(crate) fn abandon(&self, run: Range<usize>) {
+        self.free_tags(run, |granules, g| {
+            granules.tables.tag(g).store(Tag::Free.encode(), Ordering::Release)
+        });
+    }
+
+    /// Gives back the chunk or solo run at `head` unless an area lives in it. `true`: given back.
+    pub(crate) fn retire(&self, head: usize) -> bool {
+        let word = self.tables.tag(head);
+        let bits = word.load(Ordering::Acquire);
+        let Some(tag) = Tag::decode(bits) else { return false };
+        let (granules, class) = match tag {
+            Tag::Chunk(class) => (class.chunk_granules(), Some(class)),
+            Tag::Solo { granules } => (granules, None),
+            _ => return false,
+        };
+        let drain = Tag::Drain { owner: self.me, granules, class }.encode();
+        if word.compare_exchange(bits, drain, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        // Pairs with the fence in `Slots::claim`: either it sees DRAIN, or we see its record.
+        fence(Ordering::SeqCst);
+        if self.lives_in(head, class) {
+            word.store(bits, Ordering::Release);
+            return false;
+        }
+        self.finish_drain(head, granules, class);
+        true
+    }
+
+    /// Finishes what a `retire` began; any prefix of it may have been done.
+    pub(crate) fn finish_drain(&self, head: usize, granules: usize, class: Option<Class>) {
+        let end = (head + granules).min(self.tables.geometry().granules);
+        self.tables.taken(head).store(0, Ordering::Relaxed);
+        self.tables.parked(head).store(0, Ordering::Relaxed);
+        if let Some(class) = class {
+            self.tables.chunks_with_room(class).clear(head);
+            self.tables.chunks_with_parked(class).clear(head);
+        } else {
+            self.tables.chunks_with_parked(Class::solo(granules)).clear(head);
+        }
+        self.free_tags(head..end, |granules, g| granules.free_if_of(g, head));
+    }
+
+    /// Whether an area lives in the chunk (or solo run) at `head`.
+    pub(crate) fn lives_in(&self, head: usize, class: Option<Class>) -> bool {
+        (0..class.map_or(1, Class::slots))
+            .any(|slot| !Record::of(self.tables, head, slot).is_free())
+    }
+
+    /// The longest run of free granules of a zone, from the tags. O(granules).
+    pub(crate) fn largest(&self, zone: usize) -> usize {
+        let (mut largest, mut run) = (0, 0);
+        for g in Index::new(self.tables, zone).range() {
+            run = if self.is_free(g) { run + 1 } else { 0 };
+            largest = largest.max(run);
+        }
+        largest
+    }
+
+    pub(crate) fn is_free(&self, g: usize) -> bool {
+        self.tables.tag(g).load(Ordering::Acquire) == Tag::Free.encode()
+    }
+
+    /// Frees granule `g` if it belongs to what begins at `head`.
+    pub(crate) fn free_if_of(&self, g: usize, head: usize) {
+        let word = self.tables.tag(g);
+        let bits = word.load(Ordering::Acquire);
+        let ours = match Tag::decode(bits) {
+            Some(Tag::Body { head: of, .. }) => of == head && g != head,
+            Some(Tag::Drain { owner, .. }) => g == head && owner == self.me,
+            _ => false,
+        };
+        if ours {
+            let free = Tag::Free.encode();
+            let _ = word.compare_exchange(bits, free, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees the tags of a run, last to first, so that the head names the rest until the end;
+    /// under the index's lock if it can be had, so that index and tags change together.
+    fn free_tags(&self, run: Range<usize>, free: impl Fn(&Self, usize)) {
+        let zone = self.zone_of(run.start);
+        let index = Index::new(self.tables, zone).lock(self.me);
+        run.clone().rev().for_each(|g| free(self, g));
+        match index {
+            Some(index) => index.insert(run),
+            None => Index::new(self.tables, zone).mark_stale(),
+        }
+    }
+
+    /// CASes every tag of the run from FREE to HELD(me), or none.
+    fn claim(&self, run: Range<usize>) -> bool {
+        let (free, held) = (Tag::Free.encode(), Tag::Held(self.me).encode());
+        for g in run.clone() {
+            // Acquire: we see what the last owner left. Nothing to release yet.
+            let word = self.tables.tag(g);
+            if word.compare_exchange(free, held, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                (run.start..g).for_each(|g| self.tables.tag(g).store(free, Ordering::Release));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn take_by_scan(&self, zone: usize, len: usize, align: usize) -> Result<usize, NoRun> {
+        let range = Index::new(self.tables, zone).range();
+        let mut at = align_up(range.start, align, self.phase);
+        while at + len <= range.end {
+            match (at..at + len).rev().find(|&g| !self.is_free(g)) {
+                Some(busy) => at = align_up(busy + 1, align, self.phase),
+                None if self.claim(at..at + len) => {
+                    Index::new(self.tables, zone).mark_stale();
+                    return Ok(at);
+                }
+                None => {}
+            }
+        }
+        Err(NoRun { largest: self.largest(zone) })
+    }
+
+    fn zone_of(&self, g: usize) -> usize {
+        usize::from(g >= self.tables.geometry().small_granules)
+    }
+}
+
+fn align_up(start: usize, align: usize, phase: usize) -> usize {
+    (start + phase).next_multiple_of(align) - phase
+}

@@ -1,0 +1,179 @@
+//! What lives in the window, listed while it works. Linux: `/proc/vmallocinfo`, `/proc/meminfo`.
+//!
+//! The listing walks the tags in address order and takes a snapshot of each record; it holds
+//! nothing, so allocation goes on meanwhile. An area that changes under the look is looked at
+//! again, and left out if it will not hold still.
+
+use crate::class::GRANULE_SHIFT;
+use crate::context::Context;
+use crate::layout::Stat;
+use crate::machine::Machine;
+use crate::publish::Area;
+use crate::record::{Kind, Record, flags};
+use crate::slots::slot_pages;
+use crate::sync::Ordering;
+use crate::tag::Tag;
+use crate::units::Pages;
+use core::fmt;
+
+/// How often a record that changes under the look is looked at again.
+const LOOKS: usize = 4;
+
+/// The areas of a window in address order, parked ones included.
+pub struct Areas<'e, 'a, M> {
+    context: &'e Context<'a, M>,
+    granule: usize,
+    slot: usize,
+}
+
+impl<'e, 'a, M: Machine> Areas<'e, 'a, M> {
+    pub(crate) fn new(context: &'e Context<'a, M>) -> Self {
+        Areas { context, granule: 0, slot: 0 }
+    }
+
+    fn look(&self, head: usize, slot: usize) -> Option<Area> {
+        let record = Record::of(self.context.tables, head, slot);
+        let (state, shape) = (0..LOOKS).find_map(|_| record.snapshot())?;
+        let pages = slot_pages(self.context.tables, record.id)?;
+        let area = Area::new(self.context, record.id, pages, state, &shape);
+        (state.kind != Kind::Free).then_some(area)
+    }
+}
+
+impl<M: Machine> Iterator for Areas<'_, '_, M> {
+    type Item = Area;
+
+    fn next(&mut self) -> Option<Area> {
+        let tables = self.context.tables;
+        while self.granule < tables.geometry().granules {
+            let head = self.granule;
+            let tag = Tag::decode(tables.tag(head).load(Ordering::Acquire));
+            let (granules, slots) = match tag {
+                Some(Tag::Chunk(class)) => (class.chunk_granules(), class.slots()),
+                Some(Tag::Solo { granules }) => (granules.max(1), 1),
+                _ => (1, 0),
+            };
+            while self.slot < slots {
+                self.slot += 1;
+                if let Some(area) = self.look(head, self.slot - 1) {
+                    return Some(area);
+                }
+            }
+            self.granule = head.saturating_add(granules);
+            self.slot = 0;
+        }
+        None
+    }
+}
+
+/// One line of `vmallocinfo`, in Linux's format: the size counts the guard page, a parked area
+/// is an "unpurged vm_area".
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = Pages(self.pages.len.0 + self.guard.0);
+        let start = self.addr().0;
+        write!(f, "{start:#018x}-{:#018x} {:>8}", start + size.bytes(), size.bytes())?;
+        if matches!(self.kind, Kind::Parked | Kind::Purging) {
+            return write!(f, " unpurged vm_area pages={}", self.pages.len.0);
+        }
+        write!(f, " caller={:#x} pages={}", self.caller, self.pages.len.0)?;
+        let is_vmap = self.flags & (flags::VMAP | flags::BORROWED) != 0;
+        write!(f, " {}", if is_vmap { "vmap" } else { "vmalloc" })?;
+        for (bit, name) in [(flags::HUGE, "huge"), (flags::READ_ONLY, "read-only")] {
+            if self.flags & bit != 0 {
+                write!(f, " {name}")?;
+            }
+        }
+        match self.kind {
+            Kind::Building => write!(f, " building"),
+            Kind::Frozen => write!(f, " frozen"),
+            Kind::Shared => write!(f, " shared"),
+            Kind::Dying => write!(f, " dying"),
+            _ => Ok(()),
+        }?;
+        match self.owner {
+            Some(owner) => write!(f, " owner={}", owner.number()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Totals of a window at about one moment. Pages, unless the name says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Stats {
+    /// The window. Linux: `VmallocTotal`.
+    pub window: Pages,
+    /// Areas in use, guards left out. Linux: `VmallocUsed`.
+    pub used: Pages,
+    /// Areas in use, in number.
+    pub areas: usize,
+    /// Parked areas, in number.
+    pub parked_areas: usize,
+    /// Parked pages, whose frames wait for reuse or a purge.
+    pub parked: Pages,
+    /// Granules that nobody owns, as pages.
+    pub holes: Pages,
+    /// The largest hole. Linux: `VmallocChunk`, which says 0 whatever is true.
+    pub largest_hole: Pages,
+    /// Frames in all.
+    pub frames: Pages,
+    /// Frames free.
+    pub frames_free: Pages,
+    /// Allocations made, in number, by members living and dead; likewise below.
+    pub allocs: u64,
+    /// Frees.
+    pub frees: u64,
+    /// Allocations served from the lazy list.
+    pub revives: u64,
+    /// Areas purged.
+    pub purged: u64,
+    /// Shootdowns.
+    pub flushes: u64,
+    /// Attachments.
+    pub attaches: u64,
+    /// Allocations refused.
+    pub failures: u64,
+    /// Areas that recovery took from the dead.
+    pub recovered: u64,
+}
+
+/// Adds it all up. O(granules + areas).
+pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
+    let tables = context.tables;
+    let geometry = tables.geometry();
+    let sum = |which: Stat| -> u64 {
+        (1..=geometry.members).map(|m| tables.stat(m, which).load(Ordering::Relaxed)).sum()
+    };
+    let granules = context.slots().granules;
+    let free = (0..geometry.granules).filter(|&g| granules.is_free(g)).count() as u64;
+    let largest = granules.largest(0).max(granules.largest(1)) as u64;
+    let mut stats = Stats {
+        window: geometry.pages(),
+        holes: Pages(free << GRANULE_SHIFT),
+        largest_hole: Pages(largest << GRANULE_SHIFT),
+        frames: context.machine.capacity(),
+        frames_free: context.machine.free(),
+        allocs: sum(Stat::Allocs),
+        frees: sum(Stat::Frees),
+        revives: sum(Stat::Revives),
+        purged: sum(Stat::Purged),
+        flushes: sum(Stat::Flushes),
+        attaches: sum(Stat::Attaches),
+        failures: sum(Stat::Failures),
+        recovered: sum(Stat::Recovered),
+        ..Stats::default()
+    };
+    for area in Areas::new(context) {
+        match area.kind {
+            Kind::Parked | Kind::Purging => {
+                stats.parked_areas += 1;
+                stats.parked.0 += area.pages.len.0;
+            }
+            _ => {
+                stats.areas += 1;
+                stats.used.0 += area.pages.len.0;
+            }
+        }
+    }
+    stats
+}

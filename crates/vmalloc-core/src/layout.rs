@@ -1,0 +1,300 @@
+//! Where each table lies in the words that the caller supplies.
+//!
+//! The engine keeps no state but these words: numbers and offsets, never pointers, so that the
+//! same words serve a kernel's window, and a pool that several processes map at different
+//! addresses. All zero is the state of an empty window.
+//!
+//! ```text
+//!   flat, committed when the window is made                 │ sparse, committed with a granule
+//!   zones │ counters │ bins │ tags taken parked link run │ hints │ records (a page a granule) │ presence
+//! ```
+//!
+//! What is *truth*: `tags` (who owns a granule), `records` (who owns an area), `presence` (who is
+//! attached). Everything else is a hint that [`crate::recover`] rebuilds from these.
+
+use crate::bits::BitTree;
+use crate::class::{CLASSES, Class, GRANULE_PAGES, GRANULE_SHIFT, SLOT_CLASSES, SLOTS_MAX};
+use crate::sync::{AtomicU64, Ordering};
+use crate::units::Pages;
+use core::ops::Range;
+
+/// Words a record has: one cache line.
+pub(crate) const RECORD_WORDS: usize = 8;
+/// The most members (processes) a window can have; a kernel is one member.
+pub const MEMBERS_MAX: usize = 64;
+/// First-level bins of a zone: run lengths up to 2^27 granules.
+pub(crate) const FIRST_BINS: usize = 24;
+/// Second-level bins in each.
+pub(crate) const SECOND_BINS: usize = 32;
+/// Words of a zone's index: lock, dirty, first-level bitmap, second-level bitmaps, heads.
+pub(crate) const ZONE_WORDS: usize = 8 + FIRST_BINS + FIRST_BINS * SECOND_BINS;
+/// Zones: one for slots and small areas, one for those that want huge pages.
+pub(crate) const ZONES: usize = 2;
+const COUNTER_WORDS: usize = 8;
+const STAT_WORDS: usize = 8;
+const PAGE_WORDS: usize = 512;
+const GRANULES_MAX: usize = 1 << 26;
+
+/// The shape of a window. Every member of a pool must use the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Granules (of 128 pages) in the window.
+    pub granules: usize,
+    /// The first so many granules serve areas that do not want huge pages, the others those that
+    /// do. Equal to `granules` where the machine makes no difference.
+    pub small_granules: usize,
+    /// How many members there can be, 1 to [`MEMBERS_MAX`].
+    pub members: usize,
+}
+
+/// Why a [`Geometry`] is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum GeometryError {
+    /// `granules` is 0 or over 2^26.
+    Granules {
+        /// The value given.
+        granules: usize,
+    },
+    /// `small_granules` is over `granules`, or 0.
+    Small {
+        /// The value given.
+        small_granules: usize,
+    },
+    /// `members` is 0 or over [`MEMBERS_MAX`].
+    Members {
+        /// The value given.
+        members: usize,
+    },
+    /// The words supplied are fewer than the geometry needs.
+    Words {
+        /// How many it needs.
+        needed: usize,
+        /// How many there are.
+        given: usize,
+    },
+}
+
+impl core::fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::Granules { granules } => {
+                write!(f, "a window of {granules} granules; 1 to {GRANULES_MAX} are possible")
+            }
+            Self::Small { small_granules } => {
+                write!(f, "{small_granules} small granules are none, or more than the window's")
+            }
+            Self::Members { members } => {
+                write!(f, "{members} members; 1 to {MEMBERS_MAX} are possible")
+            }
+            Self::Words { needed, given } => {
+                write!(f, "the tables need {needed} words, {given} were supplied")
+            }
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// A window of `len` pages for one member: a kernel's, or a test's. The last part of a
+    /// granule is left out.
+    #[must_use]
+    pub const fn for_window(len: Pages) -> Geometry {
+        let granules = (len.0 / GRANULE_PAGES) as usize;
+        Geometry { granules, small_granules: granules, members: 1 }
+    }
+
+    /// The pages of the window.
+    #[must_use]
+    pub const fn pages(&self) -> Pages {
+        Pages((self.granules as u64) << GRANULE_SHIFT)
+    }
+
+    /// The words that all tables need: flat and sparse.
+    #[must_use]
+    pub const fn words(&self) -> usize {
+        self.presence_at() + if self.members > 1 { self.areas() * self.members } else { 0 }
+    }
+
+    /// The words that must be there from the start; those behind are committed with the granules
+    /// that use them.
+    #[must_use]
+    pub const fn flat_words(&self) -> usize {
+        let hints = BitTree::words_needed(self.granules) * (SLOT_CLASSES + CLASSES);
+        (self.hints_at() + hints).next_multiple_of(PAGE_WORDS)
+    }
+
+    /// The records of the areas that can begin in granule `g`: one page of words.
+    #[must_use]
+    pub const fn record_words(&self, g: usize) -> Range<usize> {
+        let start = self.flat_words() + g * SLOTS_MAX * RECORD_WORDS;
+        start..start + SLOTS_MAX * RECORD_WORDS
+    }
+
+    /// The presence cells of area `id`: a word a member.
+    #[must_use]
+    pub const fn presence_words(&self, id: usize) -> Range<usize> {
+        let start = self.presence_at() + id * self.members;
+        start..start + self.members
+    }
+
+    /// Checks the values, which may come from a file.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError`], with the value that is wrong.
+    pub const fn check(&self) -> Result<(), GeometryError> {
+        if self.granules == 0 || self.granules > GRANULES_MAX {
+            return Err(GeometryError::Granules { granules: self.granules });
+        }
+        if self.small_granules == 0 || self.small_granules > self.granules {
+            return Err(GeometryError::Small { small_granules: self.small_granules });
+        }
+        if self.members == 0 || self.members > MEMBERS_MAX {
+            return Err(GeometryError::Members { members: self.members });
+        }
+        Ok(())
+    }
+
+    /// How many areas the window could have, counting every slot that any chunk might.
+    pub(crate) const fn areas(&self) -> usize {
+        self.granules * SLOTS_MAX
+    }
+
+    const fn stats_at(&self) -> usize {
+        ZONES * ZONE_WORDS + COUNTER_WORDS
+    }
+    const fn tags_at(&self) -> usize {
+        self.stats_at() + self.members * STAT_WORDS
+    }
+    const fn hints_at(&self) -> usize {
+        self.tags_at() + 5 * self.granules
+    }
+    const fn presence_at(&self) -> usize {
+        self.flat_words() + self.areas() * RECORD_WORDS
+    }
+}
+
+/// The tables, as views of the caller's words.
+#[derive(Clone, Copy)]
+pub struct Tables<'a> {
+    words: &'a [AtomicU64],
+    geometry: Geometry,
+}
+
+impl<'a> Tables<'a> {
+    /// Views `words` as the tables of a window of this geometry, and takes their contents as
+    /// they are; words that are all zero are a window in which every granule is free.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError`].
+    pub fn new(words: &'a [AtomicU64], geometry: Geometry) -> Result<Tables<'a>, GeometryError> {
+        geometry.check()?;
+        if words.len() < geometry.words() {
+            let (needed, given) = (geometry.words(), words.len());
+            return Err(GeometryError::Words { needed, given });
+        }
+        Ok(Tables { words, geometry })
+    }
+
+    /// The shape that the tables were made for.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Who owns granule `g`.
+    pub(crate) fn tag(&self, g: usize) -> &'a AtomicU64 {
+        &self.words[self.geometry.tags_at() + g]
+    }
+
+    /// Hint: which slots of the chunk at `g` are taken.
+    pub(crate) fn taken(&self, g: usize) -> &'a AtomicU64 {
+        &self.words[self.geometry.tags_at() + self.geometry.granules + g]
+    }
+
+    /// Hint: which slots of the chunk at `g` are parked on the lazy list.
+    pub(crate) fn parked(&self, g: usize) -> &'a AtomicU64 {
+        &self.words[self.geometry.tags_at() + 2 * self.geometry.granules + g]
+    }
+
+    /// Hint: the neighbours, in its bin, of the free run that begins at `g`.
+    pub(crate) fn link(&self, g: usize) -> &'a AtomicU64 {
+        &self.words[self.geometry.tags_at() + 3 * self.geometry.granules + g]
+    }
+
+    /// Hint: boundary tag, the length of the free run that begins or ends at `g`.
+    pub(crate) fn run(&self, g: usize) -> &'a AtomicU64 {
+        &self.words[self.geometry.tags_at() + 4 * self.geometry.granules + g]
+    }
+
+    /// The words of a zone's index.
+    pub(crate) fn zone(&self, zone: usize) -> &'a [AtomicU64] {
+        &self.words[zone * ZONE_WORDS..][..ZONE_WORDS]
+    }
+
+    /// Hint: chunks of a slot class that may have a free slot.
+    pub(crate) fn chunks_with_room(&self, class: Class) -> BitTree<'a> {
+        self.hint(class.index())
+    }
+
+    /// Hint: chunks (and solo areas) of a class that may have a parked slot.
+    pub(crate) fn chunks_with_parked(&self, class: Class) -> BitTree<'a> {
+        self.hint(SLOT_CLASSES + class.index())
+    }
+
+    /// The eight words of record `id`.
+    pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64] {
+        &self.words[self.geometry.flat_words() + id * RECORD_WORDS..][..RECORD_WORDS]
+    }
+
+    /// The presence cells of area `id`; empty where there is one member only.
+    pub(crate) fn presence(&self, id: usize) -> &'a [AtomicU64] {
+        if self.geometry.members == 1 { &[] } else { &self.words[self.geometry.presence_words(id)] }
+    }
+
+    /// A counter of the whole window.
+    pub(crate) fn counter(&self, which: Counter) -> &'a AtomicU64 {
+        &self.words[ZONES * ZONE_WORDS + which as usize]
+    }
+
+    /// A member's count of events; `owner` is 1 to `members`.
+    pub(crate) fn stat(&self, owner: usize, which: Stat) -> &'a AtomicU64 {
+        &self.words[self.geometry.stats_at() + (owner - 1) * STAT_WORDS + which as usize]
+    }
+
+    /// Counts an event of `owner`'s.
+    pub(crate) fn count(&self, owner: usize, which: Stat, by: u64) {
+        self.stat(owner, which).fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn hint(&self, i: usize) -> BitTree<'a> {
+        let len = self.geometry.granules;
+        let size = BitTree::words_needed(len);
+        BitTree::new(&self.words[self.geometry.hints_at() + i * size..][..size], len)
+    }
+}
+
+/// Counters of the whole window; hints, recomputed by recovery.
+#[derive(Clone, Copy)]
+pub(crate) enum Counter {
+    /// Pages of parked areas.
+    LazyPages = 0,
+    /// Numbers given to reservations, so that a slot's tenants can be told apart.
+    Births = 1,
+}
+
+/// What a member's counters count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stat {
+    Allocs = 0,
+    Frees = 1,
+    Revives = 2,
+    Purged = 3,
+    Flushes = 4,
+    Attaches = 5,
+    Failures = 6,
+    Recovered = 7,
+}

@@ -1,0 +1,157 @@
+//! The lazy list: freed areas that still show their frames.
+//!
+//! Freeing an area neither unmaps nor flushes it: one round of IPIs a free would cost more than
+//! the free. The area is *parked* here, mapping and frames and all. If the same shape is asked
+//! for again it is *revived*: no frame, no table, no flush. Otherwise a purge takes a batch and
+//! flushes once.
+//!
+//! ```text
+//!   vfree ─park▶ PARKED ─┬─ same pages wanted: revive ─▶ LIVE      (zeroed if another's, or asked)
+//!                        └─ over the limit, no hole, no frame: purge ─▶ holes, frames
+//! ```
+//!
+//! There is no list to tear: the state word says PARKED, a bit a slot and a tree a class say
+//! where to look. Invariants: a parked area is in nobody's use; its frames are free to no one.
+//! Neighbours: [`crate::purge`] empties it. Linux: `purge_vmap_area_root` and the size pools; it
+//! keeps addresses only, and gives the frames away before the flush.
+
+use crate::class::{Class, SLOTS_MAX, granules_for};
+use crate::context::Context;
+use crate::layout::Stat;
+use crate::machine::{Backing, Machine};
+use crate::publish::{Area, make_live};
+use crate::record::{Kind, Record, Shape, State, flags, next_generation};
+use crate::request::Plan;
+use crate::slots::slot_pages;
+use crate::sync::Ordering;
+use crate::tag::Tag;
+use crate::units::PageRange;
+
+/// The most parked areas that `revive` looks at before it gives up.
+const LOOKS_MAX: usize = 64;
+
+/// Parks an area whose state is `from` (LIVE, DYING or BUILDING, ours to move). `false`: it was
+/// in another state. Never waits, never allocates.
+pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
+    let pages = record.shape().pages;
+    // What others wrote is nobody's afterwards: whoever revives it zeroes it.
+    let owner = if from.kind == Kind::Live { from.owner } else { None };
+    if !record.step(from, State::new(Kind::Parked, owner, from.generation)) {
+        return false;
+    }
+    context.add_lazy(pages);
+    hint(context, record.id);
+    true
+}
+
+/// Says where a parked area is. Idempotent.
+pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
+    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+    if let Some(class) = class_at(context, head) {
+        context.tables.parked(head).fetch_or(1 << slot, Ordering::AcqRel);
+        context.tables.chunks_with_parked(class).set(head);
+    }
+}
+
+/// Takes a parked area of exactly the planned shape back into use.
+pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    let class = class_of(plan);
+    let mut looks = 0;
+    let mut found = None;
+    each_parked(context, class, |record, slot| {
+        looks += 1;
+        found = revive_one(context, plan, record, slot);
+        found.is_some() || looks == LOOKS_MAX
+    });
+    found
+}
+
+/// Visits the parked areas of a class until `done`; cleans up hints that lead nowhere.
+pub(crate) fn each_parked<M: Machine>(
+    context: &Context<'_, M>,
+    class: Class,
+    mut done: impl FnMut(Record<'_>, PageRange) -> bool,
+) {
+    let chunks = context.tables.chunks_with_parked(class);
+    let mut from = 0;
+    while let Some(head) = chunks.next(from) {
+        let parked = context.tables.parked(head);
+        let mut bits = parked.load(Ordering::Acquire);
+        while bits != 0 {
+            let slot = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let record = Record::of(context.tables, head, slot);
+            let is_parked = record.state().is_some_and(|s| s.kind == Kind::Parked);
+            match slot_pages(context.tables, record.id).filter(|_| is_parked) {
+                Some(pages) if done(record, pages) => return,
+                Some(_) => {}
+                None => drop_hint(context, record),
+            }
+        }
+        if parked.load(Ordering::SeqCst) == 0 {
+            chunks.clear(head);
+            if parked.load(Ordering::SeqCst) != 0 {
+                chunks.set(head);
+            }
+        }
+        from = head + 1;
+    }
+}
+
+/// Takes back the hint for an area that is parked no more. If it was parked again meanwhile,
+/// the hint is set again.
+pub(crate) fn drop_hint<M: Machine>(context: &Context<'_, M>, record: Record<'_>) {
+    let (head, slot) = (record.id / SLOTS_MAX, record.id % SLOTS_MAX);
+    context.tables.parked(head).fetch_and(!(1 << slot), Ordering::SeqCst);
+    if record.state().is_some_and(|s| s.kind == Kind::Parked) {
+        hint(context, record.id);
+    }
+}
+
+fn revive_one<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    record: Record<'_>,
+    slot: PageRange,
+) -> Option<Area> {
+    let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
+    let never = flags::VMAP | flags::BORROWED | flags::NO_REUSE;
+    let same = shape.pages == plan.pages
+        && shape.guard == plan.guard
+        && (shape.flags ^ plan.flags) & (flags::HUGE | flags::READ_ONLY) == 0
+        && shape.flags & never == 0
+        && plan.flags & never == 0
+        && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1));
+    if !same || !context.machine.is_exclusive(Backing(shape.backing)) {
+        return None;
+    }
+    let generation = next_generation(state.generation);
+    let mine = State::new(Kind::Building, Some(context.me), generation);
+    if !record.step(state, mine) {
+        return None;
+    }
+    drop_hint(context, record);
+    context.sub_lazy(shape.pages);
+    let (bytes, caller) = (plan.bytes, plan.caller);
+    let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
+    record.set_shape(&shape);
+    if plan.zeroed || state.owner != Some(context.me) {
+        context.machine.zero(&context.view(slot, &shape));
+    }
+    context.count(Stat::Revives, 1);
+    Some(make_live(context, record, slot, mine))
+}
+
+fn class_of(plan: &Plan) -> Class {
+    let class = Class::for_span(plan.want.span);
+    let solo = plan.want.zone != 0 || plan.want.align.0 > crate::class::GRANULE_PAGES;
+    if solo { Class::solo(granules_for(plan.want.span)) } else { class }
+}
+
+fn class_at<M: Machine>(context: &Context<'_, M>, head: usize) -> Option<Class> {
+    match Tag::decode(context.tables.tag(head).load(Ordering::Acquire))? {
+        Tag::Chunk(class) => Some(class),
+        Tag::Solo { granules } => Some(Class::solo(granules)),
+        _ => None,
+    }
+}

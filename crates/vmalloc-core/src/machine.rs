@@ -1,0 +1,204 @@
+//! What the engine asks of a machine, one method a stage of the walk.
+//!
+//! Two kinds of machine answer. Where we write page tables, [`crate::paged::Paged`] puts the
+//! small traits of [`crate::platform`] behind this one: frames from a pool, stitched by a mapper,
+//! shot down in TLBs. Where the kernel does all that, as with the linear window of the crate
+//! `vmalloc`, a reservation is backed *in place*: `back` commits a range of a sparse file, `map`
+//! has nothing to map, and `flush` punches the range out again.
+//!
+//! ```text
+//!             back        map          publish   │  unmap        flush            unback
+//!   paged     frames      page tables  barrier   │  page tables  shootdown        frames home
+//!   linear    fallocate   guard marker –         │  –            PUNCH_HOLE       budget
+//! ```
+
+use crate::platform::{MapError, Prot};
+use crate::units::{Extent, PageRange, Pages, Pfn, Vpn};
+use core::fmt;
+use core::ops::Range;
+
+/// The machine's word for what backs an area; the engine keeps it and never looks inside.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug)]
+pub struct Backing(pub u64);
+
+/// A backing shown at pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct View {
+    /// The pages that show it.
+    pub pages: PageRange,
+    /// Guard pages right behind them, which must fault.
+    pub guard: Pages,
+    /// All pages of the slot: `pages`, guard and what is left over.
+    pub slot: PageRange,
+    /// What is shown.
+    pub backing: Backing,
+    /// The rights.
+    pub prot: Prot,
+    /// The number of the reservation, new each time the slot's pages are given out afresh.
+    pub birth: u64,
+}
+
+/// A machine, as the engine sees it. Pages are absolute: the window's start is in them.
+pub trait Machine {
+    /// Whether an area is attached to where it lies, by every member at its own base address;
+    /// otherwise its backing is mapped a second time, at other pages.
+    const IN_PLACE: bool;
+
+    /// Whether `back` yields zeroed frames.
+    const FRESH_IS_ZERO: bool;
+
+    /// The largest alignment, in pages, that addresses can have in every member.
+    const ALIGN_MAX: Pages;
+
+    /// How many frames there are in all. No request can be larger.
+    fn capacity(&self) -> Pages;
+
+    /// How many frames are free. May lag.
+    fn free(&self) -> Pages;
+
+    /// Whether this context may wait: purge, yes; an interrupt handler, no.
+    fn may_wait(&self) -> bool;
+
+    /// Makes the engine's own words `words` usable. Idempotent. Called before the first use of
+    /// words beyond [`crate::layout::Geometry::flat_words`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoMetadata`].
+    fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {
+        let _ = words;
+        Ok(())
+    }
+
+    /// Finds frames for `pages`, huge ones where asked and possible.
+    ///
+    /// # Errors
+    ///
+    /// [`BackError`]; nothing was taken.
+    fn back(&self, pages: PageRange, huge: bool) -> Result<Backing, BackError>;
+
+    /// Makes a backing of frames that the caller owns and keeps.
+    ///
+    /// # Errors
+    ///
+    /// [`BackError`].
+    fn adopt(&self, frames: &[Extent]) -> Result<Backing, BackError>;
+
+    /// Counts one more user of a backing, and says how many pages it has.
+    ///
+    /// # Errors
+    ///
+    /// [`BackError::Gone`]: the word names no living backing.
+    fn borrow(&self, backing: Backing) -> Result<Pages, BackError>;
+
+    /// Whether the backing has one user only.
+    fn is_exclusive(&self, backing: Backing) -> bool;
+
+    /// Shows `view.backing` at `view.pages`, all or nothing, and makes the guard fault.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`]; nothing is mapped then, but a CPU may hold translations that were: the
+    /// engine flushes.
+    fn map(&self, view: &View) -> Result<(), MapError>;
+
+    /// Called when pages have become valid, before anyone is told of them.
+    fn publish(&self, pages: PageRange);
+
+    /// Fills the pages with zeros.
+    fn zero(&self, view: &View);
+
+    /// Makes the pages invalid. Never flushes; idempotent.
+    fn unmap(&self, pages: PageRange);
+
+    /// Returns when no CPU of any member can reach what `ranges` showed. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// [`FlushError`]: the ranges may still be reachable, and stay parked.
+    fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError>;
+
+    /// Gives up one use of a backing; with the last one its frames go home. The engine calls it
+    /// for a backing that was never mapped, or under a [`crate::flush::Flushed`] that covers it.
+    fn unback(&self, pages: PageRange, backing: Backing);
+
+    /// The frame behind a page, where the machine knows it.
+    fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)>;
+
+    /// Called when a dead member has been recovered: `in_use` pages belong to living areas.
+    fn recovered(&self, in_use: Pages) {
+        let _ = in_use;
+    }
+}
+
+/// The machine cannot supply memory for the engine's own words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMetadata {
+    /// How many bytes were wanted.
+    pub bytes: u64,
+}
+
+/// Why [`Machine::back`] and its kin failed. Nothing was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum BackError {
+    /// The pool has too few free frames.
+    NoFrames {
+        /// How many were wanted.
+        wanted: Pages,
+        /// How many are free.
+        free: Pages,
+    },
+    /// The pool has them, but the machine itself is short of memory.
+    MachineFull {
+        /// How many were wanted.
+        wanted: Pages,
+        /// How many the machine can spare, its reserve kept.
+        spare: Pages,
+    },
+    /// No memory for the engine's own records of the frames.
+    NoMetadata,
+    /// The backing lives no more.
+    Gone,
+    /// This machine has no frames to choose.
+    Unsupported,
+}
+
+/// The machine could not take memory back. The ranges stay parked; a later purge tries again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlushError {
+    /// The operating system's error number, or 0.
+    pub errno: i32,
+}
+
+impl fmt::Display for NoMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no memory for {} bytes of records", self.bytes)
+    }
+}
+
+impl fmt::Display for BackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BackError::NoFrames { wanted, free } => {
+                write!(f, "{wanted} wanted, {free} free in the pool")
+            }
+            BackError::MachineFull { wanted, spare } => {
+                write!(f, "{wanted} wanted, the machine can spare {spare}")
+            }
+            BackError::NoMetadata => write!(f, "no memory for the records of the frames"),
+            BackError::Gone => write!(f, "the backing lives no more"),
+            BackError::Unsupported => write!(f, "this machine has no frames to choose"),
+        }
+    }
+}
+
+impl fmt::Display for FlushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the machine could not take memory back (error {})", self.errno)
+    }
+}
+
+impl core::error::Error for NoMetadata {}
+impl core::error::Error for BackError {}
+impl core::error::Error for FlushError {}

@@ -1,0 +1,149 @@
+//! Purge: a batch of parked areas becomes holes and free frames, for one shootdown.
+//!
+//! ```text
+//!   PARKED ─CAS▶ PURGING(me) ─unmap▶ PendingFlush ┐
+//!   PARKED ─CAS▶ PURGING(me) ─unmap▶ PendingFlush ┴join─flush▶ Flushed ─settle▶ holes, frames
+//! ```
+//!
+//! One step takes at most [`BATCH`] areas, so no caller stalls for longer than that. If the flush
+//! fails, the batch is parked again and nothing is lost. Any prefix may be done twice: whoever
+//! recovers a dead purger starts again from PURGING. Linux: `__purge_vmap_area_lazy`, all at once
+//! and under a mutex.
+
+use crate::class::{CLASSES, Class};
+use crate::context::Context;
+use crate::error::PurgeError;
+use crate::flush::{BATCH, Flushed, PendingFlush, unmap};
+use crate::layout::Stat;
+use crate::lazy;
+use crate::machine::{Backing, Machine};
+use crate::record::{Kind, Record, State};
+use crate::slots::slot_pages;
+use crate::units::{PageRange, Pages};
+
+/// What a purge did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Purged {
+    /// Areas that are holes now.
+    pub areas: usize,
+    /// Their pages, without guards.
+    pub pages: Pages,
+    /// Shootdowns it took.
+    pub flushes: usize,
+}
+
+/// An area in the batch: its record is PURGING(me).
+#[derive(Clone, Copy)]
+struct Withdrawn {
+    id: usize,
+    state: State,
+    pages: PageRange,
+    backing: Backing,
+}
+
+/// Purges up to [`BATCH`] parked areas. Waits for other CPUs.
+pub(crate) fn purge_step<M: Machine>(context: &Context<'_, M>) -> Result<Purged, PurgeError> {
+    if !context.machine.may_wait() {
+        return Err(PurgeError::MayNotWait);
+    }
+    let mut batch = [None; BATCH];
+    let mut len = 0;
+    for class in (0..CLASSES).rev().filter_map(Class::from_index) {
+        lazy::each_parked(context, class, |record, slot| {
+            if len < BATCH
+                && let Some(withdrawn) = withdraw(context, record, slot)
+            {
+                batch[len] = Some(withdrawn);
+                len += 1;
+            }
+            len == BATCH
+        });
+    }
+    finish(context, &batch)
+}
+
+/// Purges one area, if it is parked.
+pub(crate) fn purge_one<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+) -> Result<Purged, PurgeError> {
+    if !context.machine.may_wait() {
+        return Err(PurgeError::MayNotWait);
+    }
+    let slot = slot_pages(context.tables, record.id);
+    finish(context, &[slot.and_then(|slot| withdraw(context, record, slot))])
+}
+
+/// Purges what a dead member was building or purging: its record is PURGING(me) already. All
+/// pages of the slot are flushed, since nobody knows how far it came.
+pub(crate) fn purge_dead<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    slot: PageRange,
+    state: State,
+) -> Result<Purged, PurgeError> {
+    let backing = Backing(record.shape().backing);
+    let pages = context.absolute(slot);
+    finish(context, &[Some(Withdrawn { id: record.id, state, pages, backing })])
+}
+
+/// PARKED → PURGING(me).
+fn withdraw<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    slot: PageRange,
+) -> Option<Withdrawn> {
+    let (parked, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
+    let state = State::new(Kind::Purging, Some(context.me), parked.generation);
+    if !record.step(parked, state) {
+        return None;
+    }
+    lazy::drop_hint(context, record);
+    context.sub_lazy(shape.pages);
+    let pages = context.view(slot, &shape).pages;
+    Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
+}
+
+/// Unmaps the batch, flushes once, and settles each area.
+fn finish<M: Machine>(
+    context: &Context<'_, M>,
+    batch: &[Option<Withdrawn>],
+) -> Result<Purged, PurgeError> {
+    let areas = || batch.iter().flatten();
+    if areas().next().is_none() {
+        return Ok(Purged::default());
+    }
+    let pending = areas().fold(PendingFlush::empty(), |pending, area| {
+        pending.join(&unmap(&context.machine, area.pages))
+    });
+    let flushed = pending.flush(&context.machine).map_err(|e| {
+        areas().for_each(|area| park_again(context, area));
+        PurgeError::Flush(e)
+    })?;
+    context.count(Stat::Flushes, 1);
+    areas().for_each(|area| settle(context, area, &flushed));
+    let pages = Pages(areas().map(|area| area.pages.len.0).sum());
+    Ok(Purged { areas: areas().count(), pages, flushes: 1 })
+}
+
+/// Frames home, pages to the holes: only with proof that no CPU can reach them.
+fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed) {
+    assert!(flushed.covers(area.pages), "{} was not flushed", area.pages);
+    context.machine.unback(area.pages, area.backing);
+    let free = State::new(Kind::Free, None, area.state.generation);
+    if context.record(area.id).step(area.state, free) {
+        context.slots().give(area.id);
+    }
+    context.count(Stat::Purged, 1);
+}
+
+/// The flush failed: the area goes back to the lazy list, mapped nowhere, and not to be revived.
+fn park_again<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
+    let record = context.record(area.id);
+    record.add_flags(crate::record::flags::NO_REUSE);
+    context.add_lazy(area.pages.len);
+    let parked = State::new(Kind::Parked, None, area.state.generation);
+    if record.step(area.state, parked) {
+        lazy::hint(context, area.id);
+    }
+}

@@ -1,0 +1,229 @@
+//! The record of an area: one cache line, and in it the one word that says who owns the area.
+//!
+//! ```text
+//!              claim            publish         share            free, nobody attached
+//!   FREE(g) ─────────▶ BUILDING ───────▶ LIVE ───────▶ FROZEN ───────────▶ DYING ─┐
+//!      ▲               (me, g+1)         (me) └──────▶ SHARED ──────────────┘     │ last detach
+//!      │ settle             ▲             │ free                                  │
+//!   PURGING(me) ◀───────────┼──────── PARKED(last owner) ◀────────────────────────┘
+//!                           └── revive ───┘
+//! ```
+//!
+//! The state word is `kind | owner | generation`. Each arrow is one CAS; the generation moves on
+//! at each claim and revive, so a token of an earlier tenant never fits. The other seven words
+//! belong to whoever the state word names, and are read by the rest as a snapshot that counts
+//! only if the state word is the same before and after.
+//!
+//! Linux: `vm_struct` and `vmap_area`; its `VM_UNINITIALIZED` is our BUILDING.
+
+use crate::layout::Tables;
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::tag::Owner;
+use crate::units::Pages;
+
+/// What an area's state word says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// No area.
+    Free = 0,
+    /// Being made by its owner; nobody else may look.
+    Building = 1,
+    /// In use by its owner alone.
+    Live = 2,
+    /// Published, and written by nobody any more.
+    Frozen = 3,
+    /// Published, and written by anyone attached.
+    Shared = 4,
+    /// Freed while others were attached: goes when the last one detaches.
+    Dying = 5,
+    /// Freed, its pages still mapped and its frames still held. Linux: "unpurged vm_area".
+    Parked = 6,
+    /// Being purged by its owner.
+    Purging = 7,
+}
+
+/// A decoded state word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct State {
+    /// What the area is.
+    pub kind: Kind,
+    /// Who owns it, or owned it last; `None` where nobody does.
+    pub owner: Option<Owner>,
+    /// Which tenant of the slot this is.
+    pub generation: u64,
+}
+
+/// The bits of an area's flags word.
+pub mod flags {
+    /// Made by `vmap`: the frames are the caller's. Linux: `VM_MAP`.
+    pub const VMAP: u64 = 1;
+    /// Shows a backing that another area owns.
+    pub const BORROWED: u64 = 1 << 1;
+    /// Backed by huge pages where they fit. Linux: `VM_ALLOW_HUGE_VMAP`.
+    pub const HUGE: u64 = 1 << 2;
+    /// Loads only.
+    pub const READ_ONLY: u64 = 1 << 3;
+    /// Purged at once when freed: never parked for reuse.
+    pub const NO_REUSE: u64 = 1 << 4;
+    /// Was published: its presence cells are committed.
+    pub const CELLS: u64 = 1 << 5;
+}
+
+impl State {
+    pub(crate) const fn new(kind: Kind, owner: Option<Owner>, generation: u64) -> State {
+        State { kind, owner, generation }
+    }
+
+    pub(crate) fn encode(self) -> u64 {
+        let owner = self.owner.map_or(0, |o| o.number() as u64);
+        self.kind as u64 | owner << 8 | self.generation << 16
+    }
+
+    /// What `bits` say; `None` for a word that we never write.
+    pub(crate) fn decode(bits: u64) -> Option<State> {
+        let kind = match bits & 0xff {
+            0 => Kind::Free,
+            1 => Kind::Building,
+            2 => Kind::Live,
+            3 => Kind::Frozen,
+            4 => Kind::Shared,
+            5 => Kind::Dying,
+            6 => Kind::Parked,
+            7 => Kind::Purging,
+            _ => return None,
+        };
+        let owner = (bits >> 8 & 0xff) as usize;
+        if owner > crate::layout::MEMBERS_MAX {
+            return None;
+        }
+        Some(State { kind, owner: Owner::new(owner), generation: bits >> 16 })
+    }
+
+    /// Whether this is published: others may attach.
+    #[must_use]
+    pub const fn is_published(&self) -> bool {
+        matches!(self.kind, Kind::Frozen | Kind::Shared)
+    }
+
+    /// Whether somebody uses the area: live, published, or dying with somebody attached.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        matches!(self.kind, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
+    }
+}
+
+/// What an area's record says besides its state.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Shape {
+    /// Bytes asked for.
+    pub(crate) bytes: u64,
+    /// Pages that may be used.
+    pub(crate) pages: Pages,
+    /// Guard pages behind them.
+    pub(crate) guard: Pages,
+    /// See [`flags`].
+    pub(crate) flags: u64,
+    /// The machine's word for what backs the pages.
+    pub(crate) backing: u64,
+    /// Who asked, as the caller chose to say it.
+    pub(crate) caller: u64,
+    /// The number of the reservation: changes when the slot's pages do.
+    pub(crate) birth: u64,
+}
+
+/// The record with number `id`.
+#[derive(Clone, Copy)]
+pub(crate) struct Record<'a> {
+    words: &'a [AtomicU64],
+    pub(crate) id: usize,
+}
+
+const STATE: usize = 0;
+const BYTES: usize = 1;
+const PAGES: usize = 2;
+const FLAGS: usize = 3;
+const BACKING: usize = 4;
+const CALLER: usize = 5;
+const BIRTH: usize = 6;
+
+impl<'a> Record<'a> {
+    /// The record of slot `slot` of what begins at granule `head`.
+    pub(crate) fn of(tables: Tables<'a>, head: usize, slot: usize) -> Record<'a> {
+        Record::new(tables, head * crate::class::SLOTS_MAX + slot)
+    }
+
+    pub(crate) fn new(tables: Tables<'a>, id: usize) -> Record<'a> {
+        Record { words: tables.record(id), id }
+    }
+
+    /// The state, or `None` for a word that we never write.
+    pub(crate) fn state(&self) -> Option<State> {
+        // SeqCst: attach and free agree on an order through this word (see `presence`).
+        State::decode(self.words[STATE].load(Ordering::SeqCst))
+    }
+
+    /// Whether the state is FREE. A word that we never write is not.
+    pub(crate) fn is_free(&self) -> bool {
+        self.state().is_some_and(|s| s.kind == Kind::Free)
+    }
+
+    /// Moves the area from one state to the next. `false`: the state was another one.
+    pub(crate) fn step(&self, from: State, to: State) -> bool {
+        let (from, to) = (from.encode(), to.encode());
+        // SeqCst, as above; on success we also see all that the last owner wrote.
+        self.words[STATE].compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// FREE → BUILDING(me), one generation on.
+    pub(crate) fn claim(&self, me: Owner) -> Option<State> {
+        let free = self.state().filter(|s| s.kind == Kind::Free)?;
+        let mine = State::new(Kind::Building, Some(me), next_generation(free.generation));
+        self.step(free, mine).then_some(mine)
+    }
+
+    /// What the record says besides its state. Meaningful to the owner; others use `snapshot`.
+    pub(crate) fn shape(&self) -> Shape {
+        let word = |i: usize| self.words[i].load(Ordering::Relaxed);
+        let pages = word(PAGES);
+        Shape {
+            bytes: word(BYTES),
+            pages: Pages(pages & 0xffff_ffff),
+            guard: Pages(pages >> 32),
+            flags: word(FLAGS),
+            backing: word(BACKING),
+            caller: word(CALLER),
+            birth: word(BIRTH),
+        }
+    }
+
+    /// Writes what the owner, who is building, has decided.
+    pub(crate) fn set_shape(&self, shape: &Shape) {
+        let set = |i: usize, value: u64| self.words[i].store(value, Ordering::Relaxed);
+        set(BYTES, shape.bytes);
+        set(PAGES, shape.pages.0 & 0xffff_ffff | shape.guard.0 << 32);
+        set(FLAGS, shape.flags);
+        set(BACKING, shape.backing);
+        set(CALLER, shape.caller);
+        set(BIRTH, shape.birth);
+    }
+
+    /// Sets bits of the flags word; the owner's to do.
+    pub(crate) fn add_flags(&self, bits: u64) {
+        self.words[FLAGS].fetch_or(bits, Ordering::Relaxed);
+    }
+
+    /// State and shape of one moment, or `None` if the area changed meanwhile.
+    pub(crate) fn snapshot(&self) -> Option<(State, Shape)> {
+        let before = self.state()?;
+        let shape = self.shape();
+        // Acquire: the shape's loads stay before the second look at the state.
+        fence(Ordering::Acquire);
+        (self.state() == Some(before)).then_some((before, shape))
+    }
+}
+
+/// The generation after `generation`; 48 bits, never 0.
+pub(crate) fn next_generation(generation: u64) -> u64 {
+    ((generation + 1) & ((1 << 48) - 1)).max(1)
+}

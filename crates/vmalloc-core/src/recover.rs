@@ -1,0 +1,205 @@
+//! Recovery: a member died somewhere; whoever comes next finishes what it began.
+//!
+//! Every step of the engine is one idempotent store or CAS, and a state that is between two
+//! steps names its owner. So there is no log: recovery walks the tables once, finds what the dead
+//! member was in the middle of, takes it over by CAS, and does the rest of it. The others go on
+//! working meanwhile; only one may recover a given member at a time, and if that one dies, too,
+//! the next does the same again.
+//!
+//! ```text
+//!   record  BUILDING(dead), PURGING(dead) ─▶ PURGING(me) ─▶ flushed, FREE
+//!           LIVE(dead)                    ─▶ PARKED          it was nobody else's
+//!           FROZEN, SHARED, DYING         ─▶ cell[dead] = 0  and parked if dying and last
+//!   granule HELD(dead), orphaned BODY     ─▶ FREE
+//!           DRAIN(dead)                   ─▶ DRAIN(me) ─▶ finished, or taken back
+//!   hints   bits, index                   ─▶ rebuilt
+//! ```
+
+use crate::context::Context;
+use crate::index::Index;
+use crate::layout::{Stat, ZONES};
+use crate::lazy;
+use crate::machine::Machine;
+use crate::presence::Presence;
+use crate::publish::Area;
+use crate::purge;
+use crate::record::{Kind, Record, State};
+use crate::share;
+use crate::slots::slot_pages;
+use crate::sync::Ordering;
+use crate::tag::{Owner, Tag};
+use crate::units::Pages;
+
+/// What recovery found and finished.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Recovered {
+    /// Areas that were the dead member's alone, or half made or half purged.
+    pub areas: usize,
+    /// Areas it was attached to.
+    pub detached: usize,
+    /// Granules it held.
+    pub granules: usize,
+}
+
+/// Takes over what `dead` left. The caller makes sure that it is dead, that it stays so, and
+/// that nobody else recovers it. O(granules + areas).
+pub(crate) fn recover<M: Machine>(context: &Context<'_, M>, dead: Owner) -> Recovered {
+    let mut found = Recovered::default();
+    for zone in 0..ZONES {
+        Index::new(context.tables, zone).break_lock(dead);
+    }
+    let granules = context.tables.geometry().granules;
+    for head in 0..granules {
+        let slots = match tag(context, head) {
+            Some(Tag::Chunk(class)) => class.slots(),
+            Some(Tag::Solo { .. }) => 1,
+            _ => 0,
+        };
+        (0..slots).for_each(|slot| recover_area(context, dead, head, slot, &mut found));
+        mend_bits(context, head, slots);
+    }
+    for g in 0..granules {
+        found.granules += usize::from(recover_granule(context, dead, g));
+    }
+    for zone in 0..ZONES {
+        Index::new(context.tables, zone).mark_stale();
+    }
+    context.count(Stat::Recovered, found.areas as u64);
+    context.machine.recovered(held_pages(context));
+    found
+}
+
+/// Pages of all areas, parked ones too: what the machine has given out.
+pub(crate) fn held_pages<M: Machine>(context: &Context<'_, M>) -> Pages {
+    let held = |area: Area| if area.kind == Kind::Building { 0 } else { area.pages.len.0 };
+    Pages(crate::info::Areas::new(context).map(held).sum())
+}
+
+fn recover_area<M: Machine>(
+    context: &Context<'_, M>,
+    dead: Owner,
+    head: usize,
+    slot: usize,
+    found: &mut Recovered,
+) {
+    let record = Record::of(context.tables, head, slot);
+    let Some(state) = record.state() else { return };
+    match state.kind {
+        Kind::Building | Kind::Purging if state.owner == Some(dead) => {
+            let mine = State::new(Kind::Purging, Some(context.me), state.generation);
+            if let Some(pages) = slot_pages(context.tables, record.id)
+                && record.step(state, mine)
+            {
+                found.areas += 1;
+                // If the flush fails the area is parked: the next purge tries again.
+                let _ = purge::purge_dead(context, record, pages, mine);
+            }
+        }
+        Kind::Live if state.owner == Some(dead) => {
+            found.areas += usize::from(lazy::park(context, record, state));
+            disown(record, dead);
+        }
+        Kind::Parked => disown(record, dead),
+        Kind::Frozen | Kind::Shared | Kind::Dying => {
+            let presence = Presence::of(context.tables, record.id);
+            found.detached += usize::from(presence.holds(dead, state.generation));
+            presence.erase(dead);
+            share::reap(context, record);
+        }
+        _ => {}
+    }
+}
+
+/// A parked area whose last owner is dead was nobody's: whoever revives it zeroes it.
+fn disown(record: Record<'_>, dead: Owner) {
+    if let Some(state) = record.state()
+        && state.kind == Kind::Parked
+        && state.owner == Some(dead)
+    {
+        record.step(state, State { owner: None, ..state });
+    }
+}
+
+/// Bits that say "taken" or "parked" of slots that are not: the dead member may have set them
+/// and come no further. Bits are only ever cleared here, so a slot taken meanwhile at worst looks
+/// free, and its record says otherwise.
+fn mend_bits<M: Machine>(context: &Context<'_, M>, head: usize, slots: usize) {
+    let Some(Tag::Chunk(class)) = tag(context, head) else { return };
+    for slot in 0..slots {
+        let record = Record::of(context.tables, head, slot);
+        match record.state().map(|s| s.kind) {
+            Some(Kind::Free) => {
+                context.tables.taken(head).fetch_and(!(1 << slot), Ordering::AcqRel);
+                context.tables.chunks_with_room(class).set(head);
+            }
+            Some(Kind::Parked) => lazy::hint(context, record.id),
+            _ => {}
+        }
+    }
+}
+
+fn recover_granule<M: Machine>(context: &Context<'_, M>, dead: Owner, g: usize) -> bool {
+    let word = context.tables.tag(g);
+    let bits = word.load(Ordering::Acquire);
+    let step = |to: Tag| {
+        word.compare_exchange(bits, to.encode(), Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    };
+    match Tag::decode(bits) {
+        Some(Tag::Held(owner)) if owner == dead => {
+            // A solo area's record is claimed before its granules are published.
+            if context.machine.commit_words(context.tables.geometry().record_words(g)).is_ok() {
+                let record = Record::of(context.tables, g, 0);
+                if let Some(state) = record.state()
+                    && state.kind == Kind::Building
+                    && state.owner == Some(dead)
+                {
+                    record.step(state, State::new(Kind::Free, None, state.generation));
+                }
+            }
+            step(Tag::Free)
+        }
+        Some(Tag::Body { head, owner }) if owner == dead && !covers(context, head, g) => {
+            step(Tag::Free)
+        }
+        Some(Tag::Drain { owner, granules, class }) if owner == dead => {
+            let mine = Tag::Drain { owner: context.me, granules, class };
+            if !step(mine) {
+                return false;
+            }
+            let end = (g + granules).min(context.tables.geometry().granules);
+            let intact = (g + 1..end)
+                .all(|b| matches!(tag(context, b), Some(Tag::Body { head, .. }) if head == g));
+            let granules_of = context.slots().granules;
+            if intact && granules_of.lives_in(g, class) {
+                // It had only begun to look, and somebody lives here: as you were.
+                let back = class.map_or(Tag::Solo { granules }, Tag::Chunk);
+                word.store(back.encode(), Ordering::Release);
+            } else {
+                granules_of.finish_drain(g, granules, class);
+            }
+            true
+        }
+        // A solo run whose area is free: its owner died between the two.
+        Some(Tag::Solo { .. }) if Record::of(context.tables, g, 0).is_free() => {
+            context.slots().granules.retire(g)
+        }
+        _ => false,
+    }
+}
+
+/// Whether what begins at `head` reaches granule `g`.
+fn covers<M: Machine>(context: &Context<'_, M>, head: usize, g: usize) -> bool {
+    if head >= g {
+        return false;
+    }
+    let granules = match tag(context, head) {
+        Some(Tag::Drain { granules, .. }) => granules,
+        Some(tag) => tag.granules().unwrap_or(0),
+        None => 0,
+    };
+    g - head < granules
+}
+
+fn tag<M: Machine>(context: &Context<'_, M>, g: usize) -> Option<Tag> {
+    Tag::decode(context.tables.tag(g).load(Ordering::Acquire))
+}

@@ -1,0 +1,153 @@
+//! Stage 1, plan: what the caller asked for becomes what the engine will do.
+//!
+//! ```text
+//!   Request { bytes, align, zeroed, … } ─plan▶ Plan { pages, guard, span, zone, … } ─▶ reserve
+//! ```
+//!
+//! Everything that can be refused without looking at any state is refused here, with the value
+//! that was wrong. Linux: the first checks of `__vmalloc_node_range`.
+
+use crate::error::AllocError;
+use crate::layout::Geometry;
+use crate::platform::Prot;
+use crate::record::flags;
+use crate::slots::Wanted;
+use crate::units::{PAGE_SIZE, Pages};
+
+/// The pages of a huge page: 512, 2 MiB.
+pub const HUGE_PAGES: u64 = 512;
+
+/// What a caller asks for. Begin with [`Request::bytes`].
+///
+/// ```
+/// # use vmalloc_core::Request;
+/// let request = Request::bytes(3 << 20).zeroed().align_bytes(1 << 16).caller(42);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    bytes: u64,
+    align_bytes: u64,
+    zeroed: bool,
+    guard: bool,
+    huge: bool,
+    prot: Prot,
+    flags: u64,
+    caller: u64,
+}
+
+impl Request {
+    /// `bytes` bytes, page-aligned, writable, contents undefined, with a guard page behind.
+    #[must_use]
+    pub const fn bytes(bytes: u64) -> Request {
+        Request {
+            bytes,
+            align_bytes: PAGE_SIZE as u64,
+            zeroed: false,
+            guard: true,
+            huge: false,
+            prot: Prot::ReadWrite,
+            flags: 0,
+            caller: 0,
+        }
+    }
+
+    /// Filled with zeros. Linux: `vzalloc`, `__GFP_ZERO`.
+    #[must_use]
+    pub const fn zeroed(self) -> Request {
+        Request { zeroed: true, ..self }
+    }
+
+    /// At a multiple of `align_bytes`, a power of two; below a page means a page.
+    #[must_use]
+    pub const fn align_bytes(self, align_bytes: u64) -> Request {
+        Request { align_bytes, ..self }
+    }
+
+    /// Without a guard page. Linux: `VM_NO_GUARD`.
+    #[must_use]
+    pub const fn no_guard(self) -> Request {
+        Request { guard: false, ..self }
+    }
+
+    /// With huge pages where they fit: 2 MiB and more. Linux: `vmalloc_huge`.
+    #[must_use]
+    pub const fn huge(self) -> Request {
+        Request { huge: true, ..self }
+    }
+
+    /// Loads only.
+    #[must_use]
+    pub const fn read_only(self) -> Request {
+        Request { prot: Prot::Read, flags: self.flags | flags::READ_ONLY, ..self }
+    }
+
+    /// Never parked for reuse: unmapped as soon as it is freed and waiting is allowed, which
+    /// catches a use after free.
+    #[must_use]
+    pub const fn no_reuse(self) -> Request {
+        Request { flags: self.flags | flags::NO_REUSE, ..self }
+    }
+
+    /// A number that says who asked; shown in `vmallocinfo`. Linux: `vm_struct::caller`.
+    #[must_use]
+    pub const fn caller(self, caller: u64) -> Request {
+        Request { caller, ..self }
+    }
+
+    /// Marks the area with bits of [`flags`].
+    pub(crate) const fn with_flags(self, bits: u64) -> Request {
+        Request { flags: self.flags | bits, ..self }
+    }
+
+    /// Checks the request and works out pages, guard and place.
+    ///
+    /// # Errors
+    ///
+    /// `ZeroSize`, `TooBig`, `BadAlign`: the caller's arguments; no retry will help.
+    pub(crate) fn plan(
+        &self,
+        geometry: &Geometry,
+        capacity: Pages,
+        align_max: Pages,
+    ) -> Result<Plan, AllocError> {
+        if self.bytes == 0 {
+            return Err(AllocError::ZeroSize);
+        }
+        let pages = Pages::for_bytes(self.bytes);
+        let guard = Pages(u64::from(self.guard));
+        let limit = capacity.min(Pages(geometry.pages().0.saturating_sub(guard.0)));
+        if pages > limit {
+            return Err(AllocError::TooBig { bytes: self.bytes, limit });
+        }
+        let align = Pages::for_bytes(self.align_bytes);
+        if !self.align_bytes.is_power_of_two() || align > align_max {
+            let align_max_bytes = align_max.bytes();
+            return Err(AllocError::BadAlign { align_bytes: self.align_bytes, align_max_bytes });
+        }
+        let huge = self.huge && pages.0 >= HUGE_PAGES;
+        let zone = usize::from(huge && geometry.small_granules < geometry.granules);
+        let mut want = Wanted { span: Pages(pages.0 + guard.0), align, zone };
+        if zone == 1 {
+            // Whole huge pages each, so that the next one begins at a multiple again.
+            want.span = Pages(want.span.0.next_multiple_of(HUGE_PAGES));
+            want.align = want.align.max(Pages(HUGE_PAGES));
+        }
+        let flags = self.flags | if huge { flags::HUGE } else { 0 };
+        let (bytes, zeroed, prot, caller) = (self.bytes, self.zeroed, self.prot, self.caller);
+        Ok(Plan { bytes, pages, guard, want, zeroed, huge, prot, flags, caller })
+    }
+}
+
+/// A request that has been checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Plan {
+    pub(crate) bytes: u64,
+    pub(crate) pages: Pages,
+    pub(crate) guard: Pages,
+    pub(crate) want: Wanted,
+    pub(crate) zeroed: bool,
+    pub(crate) huge: bool,
+    pub(crate) prot: Prot,
+    pub(crate) flags: u64,
+    pub(crate) caller: u64,
+}

@@ -1,0 +1,149 @@
+//! Share, attach, detach: one backing, several mappings.
+//!
+//! ```text
+//!   LIVE ─share▶ FROZEN | SHARED + Token  ┄┄ any channel ┄┄▶  Token ─attach▶ Area
+//!   in place (members of one pool):  presence cell, guard pages here      detach: cell = 0
+//!   elsewhere (another window):      borrow the backing, reserve, map      detach: vunmap
+//! ```
+//!
+//! The area stays until it is freed *and* the last member has detached, in any order. Linux:
+//! `remap_vmalloc_range` pins page by page; `remap_pfn_range` pins nothing.
+
+use crate::context::Context;
+use crate::error::{AttachError, FreeError, ShareError};
+use crate::layout::Stat;
+use crate::lazy;
+use crate::machine::Machine;
+use crate::presence::Presence;
+use crate::publish::{Area, AreaId};
+use crate::record::{Kind, Record, State, flags};
+use crate::slots::slot_pages;
+use crate::units::Pages;
+
+/// What another member needs to attach: numbers, no pointers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Token {
+    /// The area's record.
+    pub area: AreaId,
+    /// Which tenant of it.
+    pub generation: u64,
+    /// Its pages.
+    pub pages: Pages,
+    /// The machine's word for its backing; checked by the machine that maps it elsewhere.
+    pub backing: u64,
+}
+
+/// How an area is published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Publish {
+    /// Nobody writes it any more.
+    Frozen,
+    /// Anyone attached may write it.
+    Shared,
+}
+
+/// Publishes an area that is `context.me`'s alone, and attaches `me` to it.
+pub(crate) fn share<M: Machine>(
+    context: &Context<'_, M>,
+    id: AreaId,
+    generation: u64,
+    how: Publish,
+) -> Result<Token, ShareError> {
+    let stale = ShareError::Stale { generation };
+    let record = record_of(context, id).ok_or(stale)?;
+    let live = State::new(Kind::Live, Some(context.me), generation);
+    if record.state() != Some(live) {
+        return Err(stale);
+    }
+    commit_cells(context, id).map_err(ShareError::NoMetadata)?;
+    record.add_flags(flags::CELLS);
+    let presence = Presence::of(context.tables, record.id);
+    presence.enter(context.me, generation);
+    let kind = if how == Publish::Frozen { Kind::Frozen } else { Kind::Shared };
+    let shape = record.shape();
+    if !record.step(live, State { kind, ..live }) {
+        presence.leave(context.me, generation);
+        return Err(stale);
+    }
+    Ok(Token { area: id, generation, pages: shape.pages, backing: shape.backing })
+}
+
+/// Attaches `me` to a published area where it lies.
+pub(crate) fn attach_in_place<M: Machine>(
+    context: &Context<'_, M>,
+    token: &Token,
+) -> Result<Area, AttachError> {
+    let stale = AttachError::Stale { generation: token.generation };
+    let record = record_of(context, token.area).ok_or(AttachError::Malformed)?;
+    let published = |s: &State| s.is_published() && s.generation == token.generation;
+    record.state().filter(published).ok_or(stale)?;
+    let no_cells = |e| AttachError::Alloc(crate::AllocError::NoMetadata(e));
+    commit_cells(context, token.area).map_err(no_cells)?;
+    Presence::of(context.tables, record.id).enter(context.me, token.generation);
+    // The second look, after the cell: see `presence`.
+    let looked = record.snapshot().filter(|(s, _)| published(s));
+    let slot = slot_pages(context.tables, record.id);
+    let (Some((state, shape)), Some(slot)) = (looked, slot) else {
+        detach(context, token.area, token.generation);
+        return Err(stale);
+    };
+    if let Err(e) = context.machine.map(&context.view(slot, &shape)) {
+        detach(context, token.area, token.generation);
+        return Err(AttachError::Alloc(crate::AllocError::Map(e)));
+    }
+    context.count(Stat::Attaches, 1);
+    Ok(Area::new(context, record.id, slot, state, &shape))
+}
+
+/// Detaches `me`; the last one to leave an area that was freed parks it. Idempotent.
+pub(crate) fn detach<M: Machine>(context: &Context<'_, M>, id: AreaId, generation: u64) {
+    if let Some(record) = record_of(context, id) {
+        Presence::of(context.tables, record.id).leave(context.me, generation);
+        reap(context, record);
+    }
+}
+
+/// Frees a published area: nobody can attach any more; when the last member detaches, it goes.
+pub(crate) fn free_published<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    state: State,
+) -> Result<(), FreeError> {
+    let dying = State { kind: Kind::Dying, ..state };
+    if !record.step(state, dying) {
+        return Err(FreeError::Stale { generation: state.generation });
+    }
+    context.count(Stat::Frees, 1);
+    crate::sync::fence(crate::sync::Ordering::SeqCst);
+    reap(context, record);
+    Ok(())
+}
+
+/// Parks a dying area that nobody is attached to.
+pub(crate) fn reap<M: Machine>(context: &Context<'_, M>, record: Record<'_>) {
+    let Some(state) = record.state().filter(|s| s.kind == Kind::Dying) else { return };
+    if Presence::of(context.tables, record.id).count(state.generation) == 0 {
+        // Several may get here; one CAS wins.
+        lazy::park(context, record, state);
+    }
+}
+
+/// The record that a token or handle names, if the window has such a slot.
+pub(crate) fn record_of<'a, M: Machine>(
+    context: &Context<'a, M>,
+    id: AreaId,
+) -> Option<Record<'a>> {
+    slot_pages(context.tables, id.0 as usize)?;
+    Some(context.record(id.0 as usize))
+}
+
+fn commit_cells<M: Machine>(
+    context: &Context<'_, M>,
+    id: AreaId,
+) -> Result<(), crate::machine::NoMetadata> {
+    let geometry = context.tables.geometry();
+    if geometry.members == 1 {
+        return Ok(());
+    }
+    context.machine.commit_words(geometry.presence_words(id.0 as usize))
+}

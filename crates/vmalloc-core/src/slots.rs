@@ -1,0 +1,254 @@
+//! Slots: where areas live. Taking one is a bit and a CAS.
+//!
+//! ```text
+//!   class ─▶ a chunk with room (hint) ─▶ a free bit (hint) ─▶ record FREE → BUILDING(me) (truth)
+//!                   └ none: granules.take ─▶ a new chunk
+//! ```
+//!
+//! A chunk may be retired at the same moment, so after the claim we look at its tag again, and
+//! undo if it is no longer the chunk we took it for; the retirer looks at our record after it
+//! has changed the tag. One of the two sees the other.
+//!
+//! Invariants: a slot belongs to whoever the record's state names; the bits only say where to
+//! look. Neighbours: above [`crate::granules`]; below [`crate::reserve`]. Linux: the per-node
+//! size pools, which hold what was freed; ours hold what was never used, too.
+
+use crate::class::{Class, GRANULE_PAGES, GRANULE_SHIFT, SLOTS_MAX, granules_for};
+use crate::granules::Granules;
+use crate::layout::Tables;
+use crate::machine::{Machine, NoMetadata};
+use crate::record::{Kind, Record, State};
+use crate::sync::{Ordering, fence};
+use crate::tag::Tag;
+use crate::units::{PageRange, Pages, Vpn};
+
+/// Why [`Slots::take`] failed. Nothing was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SlotError {
+    /// No hole holds the area; the largest has so many pages.
+    NoHole { largest: Pages },
+    /// The machine cannot supply the pages that the records need.
+    NoMetadata(NoMetadata),
+}
+
+/// What is to be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Wanted {
+    /// Pages of the area and its guard.
+    pub(crate) span: Pages,
+    /// Its first page is a multiple of so many.
+    pub(crate) align: Pages,
+    /// Which zone.
+    pub(crate) zone: usize,
+}
+
+/// A slot: its record is BUILDING(me).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot {
+    /// The number of the record.
+    pub(crate) id: usize,
+    /// The record's state.
+    pub(crate) state: State,
+    /// Its pages, as offsets in the window.
+    pub(crate) pages: PageRange,
+}
+
+/// The slots of a window, as one member sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct Slots<'a> {
+    pub(crate) granules: Granules<'a>,
+}
+
+impl<'a> Slots<'a> {
+    /// Takes a slot. ~10 ns from a chunk with room; a new chunk or solo run costs a search.
+    pub(crate) fn take(&self, want: Wanted, machine: &impl Machine) -> Result<Slot, SlotError> {
+        let class = Class::for_span(want.span);
+        if class.is_solo() || want.align.0 > GRANULE_PAGES || want.zone != 0 {
+            return self.take_solo(want, machine);
+        }
+        if let Some(slot) = self.take_from_chunks(class, want.align) {
+            return Ok(slot);
+        }
+        match self.new_chunk(class, want, machine) {
+            Ok(slot) => Ok(slot),
+            Err(SlotError::NoHole { .. }) => match self.take_solo(want, machine) {
+                Ok(slot) => Ok(slot),
+                Err(e) => self.take_by_scan(want).ok_or(e),
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives a slot back whose record is FREE already: mends the hints, and retires the chunk if
+    /// nothing lives there any more.
+    pub(crate) fn give(&self, id: usize) {
+        let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+        let tables = self.tables();
+        match Tag::decode(tables.tag(head).load(Ordering::Acquire)) {
+            Some(Tag::Chunk(class)) => {
+                let bit = 1 << slot;
+                tables.parked(head).fetch_and(!bit, Ordering::AcqRel);
+                let left = tables.taken(head).fetch_and(!bit, Ordering::AcqRel) & !bit;
+                if left != 0 || !self.granules.retire(head) {
+                    tables.chunks_with_room(class).set(head);
+                }
+            }
+            Some(Tag::Solo { .. }) => {
+                self.granules.retire(head);
+            }
+            _ => {}
+        }
+    }
+
+    fn tables(&self) -> Tables<'a> {
+        self.granules.tables
+    }
+
+    fn take_from_chunks(&self, class: Class, align: Pages) -> Option<Slot> {
+        let room = self.tables().chunks_with_room(class);
+        let eligible = class.aligned_slots(align);
+        let mut from = 0;
+        while let Some(head) = room.next(from) {
+            if let Some(slot) = self.take_in(head, class, eligible) {
+                return Some(slot);
+            }
+            let taken = self.tables().taken(head);
+            if taken.load(Ordering::SeqCst) | !class.aligned_slots(Pages(1)) == u64::MAX {
+                room.clear(head);
+                // Somebody may have given a slot back between the two: then say so again.
+                if taken.load(Ordering::SeqCst) | !class.aligned_slots(Pages(1)) != u64::MAX {
+                    room.set(head);
+                }
+            }
+            from = head + 1;
+        }
+        None
+    }
+
+    /// Takes a slot of the chunk at `head`, if it is one of `class` and has one of `eligible`.
+    fn take_in(&self, head: usize, class: Class, eligible: u64) -> Option<Slot> {
+        let tag = Tag::Chunk(class).encode();
+        let taken = self.tables().taken(head);
+        loop {
+            if self.tables().tag(head).load(Ordering::Acquire) != tag {
+                self.tables().chunks_with_room(class).clear(head);
+                return None;
+            }
+            let free = !taken.load(Ordering::Acquire) & eligible;
+            if free == 0 {
+                return None;
+            }
+            let slot = free.trailing_zeros() as usize;
+            // AcqRel: as a lock would; the record below is the truth.
+            if taken.fetch_or(1 << slot, Ordering::AcqRel) >> slot & 1 == 0
+                && let Some(slot) = self.claim(head, slot, class)
+            {
+                return Some(slot);
+            }
+        }
+    }
+
+    /// Claims the record of a slot whose bit is ours.
+    fn claim(&self, head: usize, slot: usize, class: Class) -> Option<Slot> {
+        let record = Record::of(self.tables(), head, slot);
+        let state = record.claim(self.granules.me)?;
+        // Pairs with the fence in `Granules::retire`.
+        fence(Ordering::SeqCst);
+        if self.tables().tag(head).load(Ordering::SeqCst) != Tag::Chunk(class).encode() {
+            record.step(state, State::new(Kind::Free, None, state.generation));
+            self.tables().taken(head).fetch_and(!(1 << slot), Ordering::AcqRel);
+            return None;
+        }
+        let start = ((head as u64) << GRANULE_SHIFT) + slot as u64 * class.stride().0;
+        Some(Slot {
+            id: record.id,
+            state,
+            pages: PageRange { start: Vpn(start), len: class.stride() },
+        })
+    }
+
+    fn new_chunk(
+        &self,
+        class: Class,
+        want: Wanted,
+        machine: &impl Machine,
+    ) -> Result<Slot, SlotError> {
+        let len = class.chunk_granules();
+        let head = self.take_granules(want.zone, len, 1)?;
+        self.commit(head, len, machine)?;
+        self.tables().taken(head).store(0, Ordering::Relaxed);
+        self.tables().parked(head).store(0, Ordering::Relaxed);
+        self.granules.publish(head..head + len, Tag::Chunk(class));
+        let slot = self.take_in(head, class, class.aligned_slots(want.align));
+        self.tables().chunks_with_room(class).set(head);
+        // Others may have emptied it already, or a stale record stands in the way: look again.
+        slot.or_else(|| self.take_from_chunks(class, want.align))
+            .ok_or(SlotError::NoHole { largest: self.largest(want.zone) })
+    }
+
+    fn take_solo(&self, want: Wanted, machine: &impl Machine) -> Result<Slot, SlotError> {
+        let len = granules_for(want.span);
+        let align = (want.align.0 >> GRANULE_SHIFT).max(1) as usize;
+        let head = self.take_granules(want.zone, len, align)?;
+        self.commit(head, len, machine)?;
+        let record = Record::of(self.tables(), head, 0);
+        let Some(state) = record.claim(self.granules.me) else {
+            // Only a hostile member can have left a record here that is not FREE.
+            self.granules.abandon(head..head + len);
+            return Err(SlotError::NoHole { largest: self.largest(want.zone) });
+        };
+        self.granules.publish(head..head + len, Tag::Solo { granules: len });
+        let start = Vpn((head as u64) << GRANULE_SHIFT);
+        let pages = PageRange { start, len: Pages((len as u64) << GRANULE_SHIFT) };
+        Ok(Slot { id: record.id, state, pages })
+    }
+
+    /// Looks at every slot of every chunk that is large enough, hints or no hints.
+    fn take_by_scan(&self, want: Wanted) -> Option<Slot> {
+        (0..self.tables().geometry().granules).find_map(|head| {
+            match Tag::decode(self.tables().tag(head).load(Ordering::Acquire))? {
+                Tag::Chunk(class) if class.stride() >= want.span => {
+                    self.take_in(head, class, class.aligned_slots(want.align))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn take_granules(&self, zone: usize, len: usize, align: usize) -> Result<usize, SlotError> {
+        self.granules
+            .take(zone, len, align)
+            .map_err(|_| SlotError::NoHole { largest: self.largest(zone) })
+    }
+
+    fn commit(&self, head: usize, len: usize, machine: &impl Machine) -> Result<(), SlotError> {
+        let words = self.tables().geometry().record_words(head);
+        machine.commit_words(words).map_err(|e| {
+            self.granules.abandon(head..head + len);
+            SlotError::NoMetadata(e)
+        })
+    }
+
+    fn largest(&self, zone: usize) -> Pages {
+        Pages((self.granules.largest(zone) as u64) << GRANULE_SHIFT)
+    }
+}
+
+/// The pages of the slot that record `id` describes, as offsets in the window.
+pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
+    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+    if head >= tables.geometry().granules {
+        return None;
+    }
+    let start = (head as u64) << GRANULE_SHIFT;
+    match Tag::decode(tables.tag(head).load(Ordering::Acquire))? {
+        Tag::Chunk(class) if slot < class.slots() => {
+            let start = Vpn(start + slot as u64 * class.stride().0);
+            Some(PageRange { start, len: class.stride() })
+        }
+        Tag::Solo { granules } if slot == 0 && head + granules <= tables.geometry().granules => {
+            Some(PageRange { start: Vpn(start), len: Pages((granules as u64) << GRANULE_SHIFT) })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,122 @@
+//! The word that says who owns a granule.
+//!
+//! ```text
+//!   FREE ─CAS▶ HELD(owner) ─▶ CHUNK(class) | SOLO ─CAS▶ DRAIN(owner) ─▶ FREE
+//!                         └─▶ BODY(head)  ───────────────────────────▶ FREE
+//! ```
+//!
+//! One CAS decides. `HELD` and `DRAIN` name the member that is between two steps, so that if it
+//! dies whoever comes next knows what to finish. Words may come from a hostile member: decoding
+//! yields `None` for what we never write, and callers check indices before they use them.
+
+use crate::class::{Class, SLOT_CLASSES};
+
+/// A member of a window, 1 to [`crate::layout::MEMBERS_MAX`]; a kernel is member 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Owner(u8);
+
+impl Owner {
+    /// The first, and in a kernel the only, member.
+    pub const FIRST: Owner = Owner(1);
+
+    /// Member number `n`, from 1 on.
+    #[must_use]
+    pub const fn new(n: usize) -> Option<Owner> {
+        if n >= 1 && n <= crate::layout::MEMBERS_MAX { Some(Owner(n as u8)) } else { None }
+    }
+
+    /// The number, from 1 on.
+    #[must_use]
+    pub const fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl core::fmt::Display for Owner {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "member {}", self.0)
+    }
+}
+
+/// A decoded granule tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tag {
+    Free,
+    /// Claimed by `owner`, not yet part of anything.
+    Held(Owner),
+    /// First granule of a chunk of slots.
+    Chunk(Class),
+    /// First granule of an area of its own, `granules` long.
+    Solo {
+        granules: usize,
+    },
+    /// A further granule of what begins at `head`, built by `owner`.
+    Body {
+        head: usize,
+        owner: Owner,
+    },
+    /// First granule of a chunk or solo run that `owner` is giving back.
+    Drain {
+        owner: Owner,
+        granules: usize,
+        class: Option<Class>,
+    },
+}
+
+const FREE: u64 = 0;
+const HELD: u64 = 1;
+const CHUNK: u64 = 2;
+const SOLO: u64 = 3;
+const BODY: u64 = 4;
+const DRAIN: u64 = 5;
+const NO_CLASS: u64 = 0xff;
+
+const fn word(kind: u64, owner: u64, class: u64, arg: u64) -> u64 {
+    kind | owner << 8 | class << 16 | arg << 32
+}
+
+impl Tag {
+    /// The word for this tag.
+    pub(crate) fn encode(self) -> u64 {
+        match self {
+            Tag::Free => FREE,
+            Tag::Held(owner) => word(HELD, owner.0.into(), 0, 0),
+            Tag::Chunk(class) => word(CHUNK, 0, class.index() as u64, 0),
+            Tag::Solo { granules } => word(SOLO, 0, 0, granules as u64),
+            Tag::Body { head, owner } => word(BODY, owner.0.into(), 0, head as u64),
+            Tag::Drain { owner, granules, class } => {
+                let class = class.map_or(NO_CLASS, |c| c.index() as u64);
+                word(DRAIN, owner.0.into(), class, granules as u64)
+            }
+        }
+    }
+
+    /// What `bits` say, or `None` for a word that we never write.
+    pub(crate) fn decode(bits: u64) -> Option<Tag> {
+        let owner = || Owner::new((bits >> 8 & 0xff) as usize);
+        let class = bits >> 16 & 0xff;
+        let slots = |c: u64| Class::from_index(c as usize).filter(|_| c < SLOT_CLASSES as u64);
+        let arg = (bits >> 32) as usize;
+        Some(match bits & 0xff {
+            FREE => Tag::Free,
+            HELD => Tag::Held(owner()?),
+            CHUNK => Tag::Chunk(slots(class)?),
+            SOLO => Tag::Solo { granules: arg },
+            BODY => Tag::Body { head: arg, owner: owner()? },
+            DRAIN if class == NO_CLASS => {
+                Tag::Drain { owner: owner()?, granules: arg, class: None }
+            }
+            DRAIN => Tag::Drain { owner: owner()?, granules: arg, class: Some(slots(class)?) },
+            _ => return None,
+        })
+    }
+
+    /// How many granules begin here, if this is the head of a chunk or solo run in use.
+    pub(crate) fn granules(self) -> Option<usize> {
+        match self {
+            Tag::Chunk(class) => Some(class.chunk_granules()),
+            Tag::Solo { granules } => Some(granules),
+            _ => None,
+        }
+    }
+}
