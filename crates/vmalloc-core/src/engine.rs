@@ -218,6 +218,15 @@ impl<'a, M: Machine> Engine<'a, M> {
         })
     }
 
+    /// The published area that a token names, without attaching to it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Stale`], [`AttachError::Malformed`].
+    pub fn look(&self, token: &Token) -> Result<Area, AttachError> {
+        share::look(&self.context, token)
+    }
+
     /// Detaches this member from an area it attached to in place. The last one to leave an area
     /// that was freed parks it. Idempotent; never waits.
     pub fn detach(&self, id: AreaId, generation: u64) -> Freed {

@@ -135,8 +135,14 @@ fn revive_one<M: Machine>(
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
     record.set_shape(&shape);
+    let view = context.view(record.id, slot, &shape);
+    // In place, each member has guard pages of its own: this one's may be missing.
+    if M::IN_PLACE && context.machine.map(&view).is_err() {
+        park(context, record, mine);
+        return None;
+    }
     if plan.zeroed || state.owner != Some(context.me) {
-        context.machine.zero(&context.view(slot, &shape));
+        context.machine.zero(&view);
     }
     context.count(Stat::Revives, 1);
     Some(make_live(context, record, slot, mine))

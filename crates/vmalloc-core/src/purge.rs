@@ -100,7 +100,7 @@ fn withdraw<M: Machine>(
     }
     lazy::drop_hint(context, record);
     context.sub_lazy(shape.pages);
-    let pages = context.view(slot, &shape).pages;
+    let pages = context.view(record.id, slot, &shape).pages;
     Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
 }
 
