@@ -60,7 +60,7 @@ pub struct Config {
 #[must_use = "a caller that may wait should purge when over the limit"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Freed {
-    /// More pages are parked than the limit allows: call [`Engine::purge_step`] when convenient.
+    /// More pages are parked than the limit allows: call [`Engine::relieve`] when convenient.
     pub over_limit: bool,
 }
 
@@ -241,7 +241,21 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn purge_step(&self) -> Result<Purged, PurgeError> {
-        purge_step(&self.context)
+        purge_step(&self.context, Pages(u64::MAX))
+    }
+
+    /// Purges one step if more is parked than the limit allows, down to half the limit: what a
+    /// caller that may wait does after a free that was [`Freed::over_limit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::purge_step`].
+    pub fn relieve(&self) -> Result<Purged, PurgeError> {
+        let (parked, max) = (self.context.lazy_pages(), self.lazy_pages_max);
+        if parked <= max {
+            return Ok(Purged::default());
+        }
+        purge_step(&self.context, Pages(parked.0 - max.0 / 2))
     }
 
     /// Purges until nothing is parked.

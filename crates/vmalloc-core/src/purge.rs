@@ -41,22 +41,26 @@ struct Withdrawn {
     backing: Backing,
 }
 
-/// Purges up to [`BATCH`] parked areas. Waits for other CPUs.
-pub(crate) fn purge_step<M: Machine>(context: &Context<'_, M>) -> Result<Purged, PurgeError> {
+/// Purges up to [`BATCH`] parked areas, and no more once they have `enough` pages. The largest
+/// first: fewest areas for the pages. Waits for other CPUs.
+pub(crate) fn purge_step<M: Machine>(
+    context: &Context<'_, M>,
+    enough: Pages,
+) -> Result<Purged, PurgeError> {
     if !context.machine.may_wait() {
         return Err(PurgeError::MayNotWait);
     }
     let mut batch = [None; BATCH];
-    let mut len = 0;
+    let (mut len, mut pages) = (0, 0);
     for class in (0..CLASSES).rev().filter_map(Class::from_index) {
         lazy::each_parked(context, class, |record, slot| {
-            if len < BATCH
-                && let Some(withdrawn) = withdraw(context, record, slot)
-            {
+            let more = len < BATCH && pages < enough.0;
+            if more && let Some(withdrawn) = withdraw(context, record, slot) {
+                pages += withdrawn.pages.len.0;
                 batch[len] = Some(withdrawn);
                 len += 1;
             }
-            len == BATCH
+            !more
         });
     }
     finish(context, &batch)

@@ -230,8 +230,7 @@ impl HugeWay {
     /// What the policy of `file`'s file system allows now: for a memfd the machine's
     /// `shmem_enabled`, for a file on tmpfs the `huge=` option of its mount. Two small reads.
     pub(in crate::os) fn of(file: &PoolFile) -> HugeWay {
-        let machine =
-            std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        let machine = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
         let Ok(machine) = machine else { return HugeWay::Never };
         let machine = machine.split(['[', ']']).nth(1).unwrap_or("never");
         let policy = match (machine, file.kind()) {
