@@ -6,6 +6,8 @@
 //! process put them there. So each process remembers, for each record, for which reservation
 //! (*birth*) its markers are right, and for each granule, whether it ever put one there.
 //!
+//! A marker in the way makes a populate fail, too: so a range is cleared before it is committed.
+//!
 //! ```text
 //!   births[id] == birth?  yes: nothing to do, two loads
 //!                         no:  a marker may be in the slot: remove; then install the guard
@@ -18,7 +20,7 @@ use crate::os::map::Mapping;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 use vmalloc_core::class::{GRANULE_SHIFT, SLOTS_MAX};
-use vmalloc_core::{PAGE_SIZE, View};
+use vmalloc_core::{PAGE_SIZE, PageRange, View};
 
 /// The guard pages of one mapping.
 #[derive(Debug)]
@@ -55,21 +57,33 @@ impl Guards {
         if !self.supported || birth.load(Ordering::Acquire) == view.birth {
             return Ok(());
         }
-        let span = |start: u64, pages: u64| {
-            Span::new(data + start * PAGE_SIZE as u64, pages * PAGE_SIZE as u64)
-        };
-        let granules =
-            view.slot.start.0 >> GRANULE_SHIFT..=(view.slot.end().0 - 1) >> GRANULE_SHIFT;
-        if granules.clone().any(|g| self.is_marked(g)) {
-            mapping.guard_remove(span(view.slot.start.0, view.slot.len.0)).map_err(errno)?;
-        }
+        self.clear(mapping, data, view.pages)?;
         if view.guard.0 > 0 {
-            let at = view.pages.end().0;
-            self.mark(at >> GRANULE_SHIFT);
-            mapping.guard_install(span(at, view.guard.0)).map_err(errno)?;
+            let guard = PageRange { start: view.pages.end(), len: view.guard };
+            self.mark(guard.start.0 >> GRANULE_SHIFT);
+            mapping.guard_install(span(data, guard)).map_err(errno)?;
         }
         birth.store(view.birth, Ordering::Release);
         Ok(())
+    }
+
+    /// Takes out what markers of earlier slots stand in `pages`. Nothing to do, and a load for
+    /// each half MiB, where this process never put one.
+    ///
+    /// # Errors
+    ///
+    /// What `madvise` said.
+    pub(crate) fn clear(
+        &self,
+        mapping: &Mapping,
+        data: u64,
+        pages: PageRange,
+    ) -> Result<(), Errno> {
+        let mut granules = pages.start.0 >> GRANULE_SHIFT..=(pages.end().0 - 1) >> GRANULE_SHIFT;
+        if !self.supported || !granules.any(|g| self.is_marked(g)) {
+            return Ok(());
+        }
+        mapping.guard_remove(span(data, pages)).map_err(errno)
     }
 
     fn is_marked(&self, granule: u64) -> bool {
@@ -80,6 +94,10 @@ impl Guards {
     fn mark(&self, granule: u64) {
         self.marked[(granule / 64) as usize].fetch_or(1 << (granule % 64), Ordering::AcqRel);
     }
+}
+
+fn span(data: u64, pages: PageRange) -> Span {
+    Span::new(data + pages.start.0 * PAGE_SIZE as u64, pages.len.bytes())
 }
 
 fn errno(error: AdviseError) -> Errno {

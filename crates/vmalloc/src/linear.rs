@@ -157,6 +157,8 @@ impl Machine for Linear<'_> {
     }
 
     fn back(&self, pages: PageRange, huge: bool) -> Result<Backing, BackError> {
+        let cleared = self.0.guards.clear(&self.0.mapping, self.0.data, pages);
+        cleared.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
         self.0.charge(pages.len)?;
         let grain = if huge { Grain::Huge } else { Grain::Small };
         let committed = commit(&self.0.mapping, self.0.span(pages), grain, &self.0.headroom);
