@@ -27,8 +27,7 @@ pub(crate) const NAME_PREFIX: &str = "vmalloc:";
 /// The longest pool name in bytes: the kernel takes 249 with the prefix.
 pub(crate) const NAME_BYTES_MAX: usize = 200;
 /// The seals that a pool on a memfd must carry. EXEC comes on top where the kernel knows it.
-pub(crate) const SEALS: SealFlags =
-    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Which file, whatever its path: equal ids mean the same pool.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -186,9 +185,7 @@ impl PoolFile {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = fail::point("create")
-            .and_then(|()| {
-                rustix::fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR)
-            })
+            .and_then(|()| rustix::fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR))
             .map_err(os("create"))?;
         let finish = || {
             fail::point("ftruncate")?;

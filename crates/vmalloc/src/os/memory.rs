@@ -129,7 +129,7 @@ impl Headroom {
     }
 
     /// May I commit `bytes` more now, of `ahead` that I need in all? A few ns from the credit; a
-    /// look, where that is used up or `ahead` is more, costs 50 to 100 µs.
+    /// look, where that is used up or `ahead` is more, costs 30 to 40 µs.
     ///
     /// # Errors
     ///

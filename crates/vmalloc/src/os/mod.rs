@@ -98,10 +98,11 @@ impl Span {
     ///
     /// [`RangeError`].
     pub(crate) fn within_aligned(self, limit: u64, align: u64) -> Result<Span, RangeError> {
+        self.within(limit)?;
         if !self.is_aligned(align) {
             return Err(RangeError::Misaligned { span: self, align });
         }
-        self.within(limit)
+        Ok(self)
     }
 }
 

@@ -80,7 +80,10 @@ impl fmt::Display for OpenError {
                 write!(f, "not a regular file but a {file_type:?}")
             }
             OpenError::NotInMemory { fs_type } => {
-                write!(f, "on a file system (type {fs_type:#x}) that is neither tmpfs nor hugetlbfs")
+                write!(
+                    f,
+                    "on a file system (type {fs_type:#x}) that is neither tmpfs nor hugetlbfs"
+                )
             }
             OpenError::WrongOwner { uid, expected } => {
                 write!(f, "belongs to user {uid}; expected {expected}")
@@ -167,9 +170,7 @@ fn adopt(pin: BorrowedFd<'_>, accept: &Accept) -> Result<PoolFile, OpenError> {
 
     let path = self_path(pin);
     let fd = fail::point("reopen")
-        .and_then(|()| {
-            rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        })
+        .and_then(|()| rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
         .map_err(|errno| OpenError::Os { call: "reopen", path, errno })?;
     let stat = look(fd.as_fd(), accept)?;
     if id_of(&stat) != id_of(&pinned) {

@@ -143,7 +143,8 @@ impl Mapping {
     /// Views `span` as mine alone. `span` begins at a page, behind the words; its length is free.
     ///
     /// The caller owns the area by the protocol between members. Memory must have been committed,
-    /// or a touch may end in SIGBUS. 10 to 50 ns.
+    /// or a touch may end in SIGBUS. With its drop about 65 ns, 100 for a MiB: a third of that is
+    /// the `Arc`, the rest the claim.
     ///
     /// # Errors
     ///
@@ -171,7 +172,7 @@ impl Mapping {
     }
 
     /// Fills `span` with zeros, under a claim of its own: so it fails, and changes nothing, where
-    /// this process has a view. 45 ns a page that is warm.
+    /// this process has a view. 100 ns a page that is warm.
     ///
     /// # Errors
     ///
