@@ -82,6 +82,33 @@ fn racing_takers_never_hold_the_same_pages() {
     assert_eq!(claims.take(0, 4 * BLOCK), Ok(()));
 }
 
+/// Goal: a whole block is claimed by one taker at a time, and takers of its neighbours, whose bits
+/// are in the same word, lose nothing. Method: three threads, a block each and one they all want.
+#[test]
+fn racing_takers_of_whole_blocks_do_not_disturb_their_neighbours() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let claims = Claims::new(32 * BLOCK).unwrap();
+    let owner = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for me in 1..=3 {
+            let (claims, owner) = (&claims, &owner);
+            scope.spawn(move || {
+                for _ in 0..50_000 {
+                    assert_eq!(claims.take(me * BLOCK, BLOCK), Ok(()));
+                    assert_eq!(claims.take(me * BLOCK, BLOCK), Err(Taken));
+                    if claims.take(31 * BLOCK, BLOCK) == Ok(()) {
+                        assert_eq!(owner.swap(me, Ordering::Relaxed), 0);
+                        assert_eq!(owner.swap(0, Ordering::Relaxed), me);
+                        claims.put(31 * BLOCK, BLOCK);
+                    }
+                    claims.put(me * BLOCK, BLOCK);
+                }
+            });
+        }
+    });
+    assert_eq!(claims.take(0, 32 * BLOCK), Ok(()));
+}
+
 /// Goal: counted claims admit holders of one kind and one extent, and free the pages with the
 /// last. Method: each combination.
 #[test]

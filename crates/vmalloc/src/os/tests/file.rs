@@ -18,10 +18,10 @@ fn accept() -> Accept {
 }
 
 /// A path on tmpfs that no other test uses. Removed on drop.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Scratch {
+    pub(super) fn new(name: &str) -> Scratch {
         Scratch(PathBuf::from(format!("/dev/shm/vmalloc-os-{}-{name}", std::process::id())))
     }
 }
@@ -137,11 +137,12 @@ fn create_at_makes_only_new_files_in_memory() {
     let error = PoolFile::create_at(&file.0, MIB).unwrap_err();
     assert!(matches!(error, CreateError::Os { errno: Errno::EXIST, .. }), "{error}");
 
-    let disk = std::env::current_exe().unwrap().with_file_name("vmalloc-os-test-pool");
-    let error = PoolFile::create_at(&disk, MIB).unwrap_err();
+    let disk = std::env::current_exe().unwrap().with_extension("pool");
+    let disk = Scratch(disk);
+    let error = PoolFile::create_at(&disk.0, MIB).unwrap_err();
     assert!(matches!(error, CreateError::NotInMemory { .. }), "{error}");
     assert!(error.to_string().contains("/dev/shm"), "{error}");
-    assert!(!disk.exists());
+    assert!(!disk.0.exists());
 
     for name in ["", "a/b", "a\nb", &"x".repeat(300)] {
         let error = PoolFile::create_memfd(name, MIB).unwrap_err();
@@ -220,14 +221,28 @@ fn a_passed_descriptor_opens_the_same_pool() {
     use passing::RecvError;
     use std::io::Write;
     let pool = PoolFile::create_memfd("passing", MIB).unwrap();
-    let (mut left, right) = UnixStream::pair().unwrap();
+    let (left, right) = UnixStream::pair().unwrap();
     passing::send_fd(&left, rustix::fd::AsFd::as_fd(&pool)).unwrap();
     let fd = passing::recv_fd(&right).unwrap();
     let flags = rustix::io::fcntl_getfd(&fd).unwrap();
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
     assert_eq!(PoolFile::from_fd(fd, &accept()).unwrap().id(), pool.id());
 
-    left.write_all(b"v").unwrap();
+    let send = |fds: &[rustix::fd::BorrowedFd<'_>], mark: &[u8]| {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(fds)));
+        let payload = [rustix::io::IoSlice::new(mark)];
+        let flags = rustix::net::SendFlags::empty();
+        rustix::net::sendmsg(&left, &payload, &mut control, flags).unwrap();
+    };
+    let fd = rustix::fd::AsFd::as_fd(&pool);
+    send(&[fd], b"x");
+    assert_eq!(passing::recv_fd(&right).unwrap_err(), RecvError::NotOne { fds: 1 });
+    send(&[fd, fd], b"v");
+    assert_eq!(passing::recv_fd(&right).unwrap_err(), RecvError::NotOne { fds: 2 });
+
+    (&left).write_all(b"v").unwrap();
     assert_eq!(passing::recv_fd(&right).unwrap_err(), RecvError::NotOne { fds: 0 });
     drop(left);
     assert_eq!(passing::recv_fd(&right).unwrap_err(), RecvError::Closed);

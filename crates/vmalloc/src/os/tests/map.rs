@@ -89,17 +89,24 @@ fn a_failed_mapping_leaves_nothing_mapped() {
 
 /// The part of the child in `a_failed_mapping_leaves_nothing_mapped`.
 pub(super) fn fail_every_map() {
-    let file = Arc::new(PoolFile::create_memfd("fail", 64 * MIB).unwrap());
+    // Not a multiple of 2 MiB: the kernel would align the reservation itself.
+    let file = Arc::new(PoolFile::create_memfd("fail", 3 * MIB).unwrap());
     let lines = || {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         maps.lines().filter(|line| line.contains("memfd") || line.contains("---p")).count()
     };
+    let at_first = lines();
     let armed = Plan::count().arm();
     drop(Mapping::new(Arc::clone(&file), PAGE_BYTES).unwrap());
     let calls = armed.calls();
     drop(armed);
     assert!(calls >= 4, "{calls}");
     let before = lines();
+    assert_eq!(before, at_first, "a mapping that was dropped left something mapped");
+    // The ends of the reservation go back at once: one VMA a mapping, wherever it lies.
+    let eight = [(); 8].map(|()| Mapping::new(Arc::clone(&file), PAGE_BYTES).unwrap());
+    assert_eq!(lines(), before + eight.len());
+    drop(eight);
     for n in 1..=calls {
         let _armed = Plan::nth(n, Errno::NOMEM.raw_os_error()).arm();
         let error = Mapping::new(Arc::clone(&file), PAGE_BYTES).unwrap_err();

@@ -125,17 +125,26 @@ fn a_huge_commit_is_mapped_by_huge_pages() {
     if pool.huge_way() == HugeWay::Never {
         return skip("huge pages", "the kernel has none for shared memory", "needs THP for shmem");
     }
+    let huge_in = |run: Span| {
+        let start = pool.base() + run.start as usize;
+        pool.populate_read(run).unwrap();
+        pagemap::huge_bytes(&(start..start + run.len as usize)).unwrap()
+    };
+    // A VMA of its own for each run, since the kernel counts by VMA.
+    let by_hand = Span::new(48 * MIB, 2 * MIB);
+    pool.advise_huge(by_hand).unwrap();
+    pool.populate_write(by_hand).unwrap();
+    let collapsed = pool.collapse(by_hand);
+    if huge_in(by_hand) == 0 {
+        let why = format!("the kernel gave none: {collapsed:?}");
+        return skip("huge pages", &why, "needs Linux 6.1 and free 2 MiB blocks");
+    }
+
     let run = Span::new(4 * MIB, 8 * MIB);
     pool.advise_huge(run).unwrap();
     commit(&pool, run, Grain::Huge, &Headroom::with_limit(64 * MIB)).unwrap();
-    pool.populate_read(run).unwrap();
-    let start = pool.base() + run.start as usize;
-    let huge = pagemap::huge_bytes(&(start..start + run.len as usize)).unwrap();
-    if huge == 0 {
-        return skip("huge pages", "the kernel gave none", "needs Linux 6.1 and free 2 MiB blocks");
-    }
-    assert_eq!(huge, run.len);
-    assert_eq!(resident(&pool), run.len);
+    assert_eq!(huge_in(run), run.len);
+    assert_eq!(resident(&pool), run.len + by_hand.len);
 }
 
 /// Goal: the machine is looked at, and the reserve is kept.
@@ -181,6 +190,43 @@ fn groups_are_found_in_both_versions() {
     assert!(found[0].contains("\"/sys/fs/cgroup/inner\""), "{found:?}");
     assert_eq!(folders("0::/elsewhere", container), Vec::<String>::new());
     assert_eq!(folders("", ""), Vec::<String>::new());
+}
+
+/// Goal: the tightest group decides, whatever its version, and page cache that can be dropped
+/// counts as free; a group without a limit does not.
+/// Method: folders that look like control groups of both versions.
+#[test]
+fn the_tightest_group_decides() {
+    let root = std::env::temp_dir().join(format!("vmalloc-os-groups-{}", std::process::id()));
+    let write = |folder: &str, files: &[(&str, &str)]| {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+        for (name, text) in files {
+            std::fs::write(root.join(folder).join(name), text).unwrap();
+        }
+    };
+    let mount = |kind: &str| format!("1 1 0:1 / {} rw - {kind}", root.display());
+    let room = |membership: &str, mounts: &str| {
+        let headroom = Headroom::of_groups(cgroup::find(membership, mounts), Some(MIB));
+        headroom.take(MIB, 3 * MIB).map_err(|room| (room.available, room.bound))
+    };
+
+    let stat = "anon 1\ninactive_file 1048576\nactive_file 7";
+    write("", &[("memory.max", "4194304\n"), ("memory.current", "3145728\n")]);
+    write("a", &[("memory.max", "max\n"), ("memory.current", "5\n")]);
+    write("", &[("memory.stat", stat)]);
+    let v2 = mount("cgroup2 none rw");
+    assert_eq!(room("0::/a", &v2), Err((2 * MIB, Bound::Group(root.clone()))));
+    write("", &[("memory.current", "1048576\n")]);
+    assert_eq!(room("0::/a", &v2), Ok(()));
+
+    let limit = "memory.limit_in_bytes";
+    write("b", &[(limit, "2097152\n"), ("memory.usage_in_bytes", "1048576\n")]);
+    write("", &[(limit, "9223372036854771712\n"), ("memory.usage_in_bytes", "1\n")]);
+    let v1 = mount("cgroup cgroup rw,memory");
+    assert_eq!(room("4:memory:/b", &v1), Err((MIB, Bound::Group(root.join("b")))));
+    write("b", &[("memory.stat", "inactive_file 1\ntotal_inactive_file 1048576")]);
+    assert_eq!(room("4:memory:/b", &v1), Err((2 * MIB, Bound::Group(root.join("b")))));
+    std::fs::remove_dir_all(root).unwrap();
 }
 
 /// Goal: each word of the kernel's huge page policy is understood.

@@ -6,6 +6,7 @@ use crate::os::fork::ForkGuard;
 use crate::os::locks::Holder;
 use crate::os::map::Mapping;
 use crate::os::open::Accept;
+use crate::os::tests::file::Scratch;
 use crate::os::tests::{MIB, child, pool, span};
 use crate::os::{PAGE_BYTES, Span, passing};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -227,14 +228,13 @@ fn discover_finds_every_pool_once() {
     let name = format!("discover-{}", std::process::id());
     let memfd = PoolFile::create_memfd(&name, 8 * MIB).unwrap();
     memfd.allocate(span(0..3)).unwrap();
-    let path = std::path::PathBuf::from(format!("/dev/shm/vmalloc-os-{name}"));
-    let named = PoolFile::create_at(&path, MIB).unwrap();
+    let path = Scratch::new("discover");
+    let named = PoolFile::create_at(&path.0, MIB).unwrap();
     let (mut member, _lines) = start("lock", memfd.share_path().to_str().unwrap());
 
-    let found = discover::pools(|_, target| target == path);
+    let found = discover::pools(|_, target| target == path.0);
     member.kill().unwrap();
     member.wait().unwrap();
-    std::fs::remove_file(&path).unwrap();
 
     let by_id = |id| found.iter().find(|pool| pool.id == id).expect("found");
     let pool = by_id(memfd.id());
@@ -245,5 +245,5 @@ fn discover_finds_every_pool_once() {
     assert_eq!(pool.pids(), pids);
     let ours = pool.open.iter().find(|at| at.pid == std::process::id()).unwrap();
     assert_eq!(ours.path(), memfd.share_path());
-    assert_eq!(by_id(named.id()).name, path.to_str().unwrap());
+    assert_eq!(by_id(named.id()).name, path.0.to_str().unwrap());
 }
