@@ -37,7 +37,8 @@ use crate::os::advice::AdviseError;
 use crate::os::file::{Kind, PoolFile, PunchError};
 use crate::os::map::Mapping;
 use crate::os::memory::{Headroom, NoRoom};
-use crate::os::{HUGE_BYTES, PAGE_BYTES, RangeError, Span};
+use crate::os::view::ViewError;
+use crate::os::{HUGE_BYTES, PAGE_BYTES, Span};
 use rustix::io::Errno;
 use std::fmt;
 
@@ -70,8 +71,9 @@ pub(crate) enum HugeWay {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub(crate) enum CommitError {
-    /// The run is not whole pages inside the pool.
-    Range(RangeError),
+    /// The run is not whole pages inside the pool, or this process has a view of some of it.
+    /// Nothing was tried.
+    View(ViewError),
     /// The machine, or the control group, has not enough left. Nothing was tried.
     NoRoom(NoRoom),
     /// The kernel had no frames: a limit of the mount (ENOSPC, EFAULT) or of memory (ENOMEM).
@@ -85,7 +87,7 @@ pub(crate) enum CommitError {
 impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CommitError::Range(error) => error.fmt(f),
+            CommitError::View(error) => error.fmt(f),
             CommitError::NoRoom(error) => error.fmt(f),
             CommitError::NoMemory { span, errno } => write!(f, "no memory for {span}: {errno}"),
             CommitError::Os { call, span, errno } => write!(f, "{call} of {span}: {errno}"),
@@ -98,7 +100,8 @@ impl std::error::Error for CommitError {}
 
 /// Puts frames behind `span`, which reads as zeros afterwards if it held nothing before.
 ///
-/// The caller owns the run and needs nothing that is in it: on failure all of it is punched.
+/// The caller owns the run, has no view of it yet, and needs nothing that is in it: on failure
+/// all of it is punched.
 /// Whoever punches it later tells the headroom by [`Headroom::put`]. Cost: the module's table.
 ///
 /// # Errors
@@ -110,7 +113,19 @@ pub(crate) fn commit(
     grain: Grain,
     headroom: &Headroom,
 ) -> Result<(), CommitError> {
-    let span = span.within_aligned(mapping.bytes(), PAGE_BYTES).map_err(CommitError::Range)?;
+    mapping.hold(span).map_err(CommitError::View)?;
+    let result = commit_held(mapping, span, grain, headroom);
+    mapping.release(span);
+    result
+}
+
+/// [`commit`], while the run is claimed: so no view of this process sees it undone.
+fn commit_held(
+    mapping: &Mapping,
+    span: Span,
+    grain: Grain,
+    headroom: &Headroom,
+) -> Result<(), CommitError> {
     let mut taken = 0;
     let Err(cause) = commit_parts(mapping, span, grain, headroom, &mut taken) else {
         return Ok(());
@@ -201,7 +216,9 @@ fn commit_step(mapping: &Mapping, step: Span, means: Means) -> Result<(), Commit
                 Err(AdviseError::NoMemory { errno, .. }) => Err(("madvise", errno)),
                 Err(AdviseError::Os { errno, .. }) => Err(("madvise", errno)),
                 Err(AdviseError::Poisoned { .. }) => Err(("madvise", Errno::HWPOISON)),
-                Err(AdviseError::Range(error)) => return Err(CommitError::Range(error)),
+                Err(AdviseError::Range(error)) => {
+                    return Err(CommitError::View(ViewError::Range(error)));
+                }
                 Ok(()) => Ok(()),
             },
             Means::Allocate => allocate(mapping, now),

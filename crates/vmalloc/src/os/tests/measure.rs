@@ -66,7 +66,7 @@ fn measure_ways_to_commit() {
                 let mut view = pool.exclusive(run).unwrap();
                 touches.push(timed(|| view.iter_mut().step_by(4096).for_each(|byte| *byte = 1)));
                 drop(view);
-                punches.push(timed(|| assert_eq!(pool.file().punch(&[run]), Ok(1))));
+                punches.push(timed(|| assert_eq!(pool.punch(&[run]), Ok(1))));
                 time
             });
             let (mut touches, mut punches) = (touches.into_iter(), punches.into_iter());

@@ -5,6 +5,7 @@ use crate::os::commit::{CommitError, Grain, HugeWay, commit};
 use crate::os::fail::Plan;
 use crate::os::memory::{Bound, Headroom, Seen};
 use crate::os::tests::{MIB, pool, resident, skip, span};
+use crate::os::view::{PurgeError, ViewError};
 use crate::os::{PAGE_BYTES, Span, pagemap};
 use rustix::io::Errno;
 
@@ -41,7 +42,7 @@ fn a_commit_that_fails_halfway_leaves_nothing_behind() {
         drop(armed);
         assert!(names.len() >= 3, "{names:?}");
         assert_eq!(resident(&pool), run.len);
-        pool.file().punch(&[run]).unwrap();
+        pool.punch(&[run]).unwrap();
         headroom.put(run.len);
 
         for (n, name) in (1..).zip(&names) {
@@ -76,6 +77,30 @@ fn a_commit_that_cannot_be_undone_says_so() {
     assert!(resident(&pool) > 0);
 }
 
+/// Goal: neither a purge nor the undoing of a commit takes the bytes of a live view.
+/// Method: a view in the middle of what is to be punched or committed.
+#[test]
+fn a_view_keeps_its_bytes_from_purge_and_commit() {
+    let pool = pool("kept", MIB);
+    let headroom = Headroom::with_limit(MIB);
+    commit(&pool, span(4..8), Grain::Small, &headroom).unwrap();
+    let mut view = pool.exclusive(span(5..6)).unwrap();
+    view.fill(3);
+    let view = view.freeze();
+    let taken = ViewError::Taken { span: span(4..8) };
+    let error = pool.punch(&[span(1..2), span(4..8)]).unwrap_err();
+    assert_eq!(error, PurgeError::View(taken));
+    let error = commit(&pool, span(4..8), Grain::Small, &headroom).unwrap_err();
+    assert_eq!(error, CommitError::View(taken));
+    let bad = [Span::new(1, 2), Span::new(0, 2 * MIB), span(1..1)];
+    assert!(bad.iter().all(|&bad| pool.punch(&[bad]).is_err()));
+    assert!(view.iter().all(|&byte| byte == 3));
+    drop(view);
+    assert_eq!(pool.punch(&[span(1..2), span(4..6), span(6..8)]), Ok(2));
+    assert_eq!(resident(&pool), 0);
+    pool.exclusive(span(1..9)).unwrap();
+}
+
 /// Goal: a signal that interrupts a step makes the next try smaller, and the commit succeeds.
 /// Method: the first call says EINTR.
 #[test]
@@ -88,7 +113,7 @@ fn an_interrupted_commit_goes_on_in_smaller_steps() {
         assert!(armed.calls() >= 2);
         drop(armed);
         assert_eq!(resident(&pool), len);
-        pool.file().punch(&[Span::new(0, len)]).unwrap();
+        pool.punch(&[Span::new(0, len)]).unwrap();
         headroom.put(len);
     }
 }
@@ -110,7 +135,7 @@ fn committed_memory_reads_as_zeros() {
             assert!(view.iter().all(|&byte| byte == 0));
             view.fill(0xff);
             drop(view);
-            pool.file().punch(&[run]).unwrap();
+            pool.punch(&[run]).unwrap();
             headroom.put(len);
         }
         assert_eq!(resident(&pool), 0);
