@@ -21,7 +21,9 @@ use crate::os::commit::{CommitError, Grain, commit};
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
+use crate::os::view::PurgeError;
 use crate::os::{PAGE_BYTES, Span};
+use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -150,7 +152,7 @@ impl Machine for Linear<'_> {
             let span = Span::new(page * PAGE_BYTES, PAGE_BYTES);
             let no_memory = NoMetadata { bytes: PAGE_BYTES };
             self.0.headroom.take(PAGE_BYTES, PAGE_BYTES).map_err(|_| no_memory)?;
-            self.0.mapping.file().allocate(span).map_err(|_| no_memory)?;
+            allocate(self.0.mapping.file(), span).map_err(|_| no_memory)?;
             word.fetch_or(bit, Ordering::AcqRel);
         }
         Ok(())
@@ -201,9 +203,9 @@ impl Machine for Linear<'_> {
         for (span, range) in spans.iter_mut().zip(ranges) {
             *span = self.0.span(*range);
         }
-        let punched = self.0.mapping.file().punch(&spans[..ranges.len()]);
-        let bytes = punched.map_err(|e| FlushError { errno: e.errno.raw_os_error() })?;
-        self.0.headroom.put(bytes);
+        let spans = &spans[..ranges.len()];
+        self.0.mapping.punch(spans).map_err(|e| FlushError { errno: purge_errno(&e) })?;
+        self.0.headroom.put(spans.iter().map(|span| span.len).sum());
         Ok(())
     }
 
@@ -244,6 +246,24 @@ fn back_error(error: CommitError, wanted: Pages) -> BackError {
         CommitError::NoMemory { .. } => BackError::MachineFull { wanted, spare: Pages(0) },
         CommitError::Os { errno, .. } => BackError::Refused { errno: errno.raw_os_error() },
         CommitError::NotUndone { cause, .. } => back_error(*cause, wanted),
-        CommitError::Range(_) => BackError::Refused { errno: libc::EINVAL },
+        CommitError::View(_) => BackError::Refused { errno: libc::EINVAL },
     }
+}
+
+fn purge_errno(error: &PurgeError) -> i32 {
+    match error {
+        PurgeError::Punch(e) => e.errno.raw_os_error(),
+        PurgeError::View(_) => libc::EBUSY,
+    }
+}
+
+/// Backs pages of words, which others may be using already: what is there stays.
+pub(crate) fn allocate(file: &PoolFile, span: Span) -> Result<(), Errno> {
+    for _ in 0..64 {
+        match file.allocate(span) {
+            Err(Errno::INTR) => {} // a signal: nothing was added, ask again
+            done => return done,
+        }
+    }
+    Err(Errno::INTR)
 }

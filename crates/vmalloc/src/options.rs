@@ -7,7 +7,7 @@
 
 use crate::error::{CreateError, OpenError};
 use crate::header::{CAPACITY_MAX, HEADER_BYTES, Header, Shape};
-use crate::linear::Ground;
+use crate::linear::{Ground, allocate};
 use crate::member::Member;
 use crate::os::Span;
 use crate::os::file::PoolFile;
@@ -159,7 +159,7 @@ impl Options {
         let flat = Span::new(0, shape.flat_bytes());
         let headroom = self.headroom();
         headroom.take(flat.len, flat.len).map_err(|e| os(Box::new(e)))?;
-        file.allocate(flat).map_err(|e| os(Box::new(e)))?;
+        allocate(&file, flat).map_err(|e| os(Box::new(e)))?;
         let ground = Ground::new(Arc::new(file), shape, headroom).map_err(os)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         ground.header().write(&shape, now);

@@ -5,7 +5,7 @@
 //! processes, unless I am root) is left out without a word; so is what dies meanwhile.
 //!
 //! A name is what somebody claims: whoever opens what is found here has it checked as any other
-//! file ([`crate::os::open`]).
+//! file ([`crate::os::open`]), and whoever prints it escapes it first.
 
 use crate::os::file::{FileId, NAME_PREFIX, id_of};
 use std::collections::BTreeMap;

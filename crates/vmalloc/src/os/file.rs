@@ -3,7 +3,7 @@
 //! Either a *memfd* (the default: no name that could leak, no `/dev/shm` limit, sealed so that
 //! nobody can shrink it under a mapping) or a *named* file on tmpfs or hugetlbfs. The file is
 //! sparse and far larger than the memory it may hold: an offset is only a name, and
-//! [`PoolFile::punch`] gives the frames behind it back.
+//! [`crate::os::map::Mapping::punch`] gives the frames behind it back.
 //!
 //! Invariants: the size never changes after creation; a `PoolFile` always has an open file
 //! description of its own (through [`crate::os::open`]), since that is what holds OFD locks.
@@ -252,13 +252,15 @@ impl PoolFile {
     /// Gives the memory behind `spans` back to the system, neighbours in one call: they read as
     /// zeros afterwards, in every process. Ascending order merges best. Never allocates.
     ///
+    /// Looks at no claim: [`crate::os::map::Mapping::punch`] does.
+    ///
     /// The kernel takes them out of every member's page tables and flushes the TLBs. Returns how
     /// many calls that were. About 2 µs a page, 130 µs a MiB.
     ///
     /// # Errors
     ///
     /// [`PunchError`], which says where it stopped.
-    pub(crate) fn punch(&self, spans: &[Span]) -> Result<u64, PunchError> {
+    pub(in crate::os) fn punch(&self, spans: &[Span]) -> Result<u64, PunchError> {
         let mut calls = 0;
         let mut rest = spans.iter().copied().filter(|span| span.len > 0).peekable();
         while let Some(mut run) = rest.next() {

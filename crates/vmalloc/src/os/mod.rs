@@ -17,7 +17,8 @@
 //! 2. A mapping has two parts: below its `words_bytes` only `&[AtomicU64]` ever exist; above it,
 //!    only views, and each view holds a *claim* on its pages that excludes every other. So no
 //!    code above can make two `&mut` to the same byte of a mapping, whatever the metadata in the
-//!    pool (which other processes write) says: the second asker gets an error.
+//!    pool (which other processes write) says: the second asker gets an error. Giving frames back
+//!    takes a claim too.
 //! 3. Memory is committed before it is touched, after a look at what the machine has left.
 //!
 //! What the claims cannot see is another process, or a second mapping of the same pool in this
@@ -98,10 +99,11 @@ impl Span {
     ///
     /// [`RangeError`].
     pub(crate) fn within_aligned(self, limit: u64, align: u64) -> Result<Span, RangeError> {
+        self.within(limit)?;
         if !self.is_aligned(align) {
             return Err(RangeError::Misaligned { span: self, align });
         }
-        self.within(limit)
+        Ok(self)
     }
 }
 
