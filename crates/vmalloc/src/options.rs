@@ -53,8 +53,9 @@ impl Options {
         self
     }
 
-    /// How much freed memory this member leaves parked, warm for reuse, before a free purges.
-    /// Default: half the pool. Linux: `lazy_max_pages`.
+    /// How much freed memory may be parked, warm for reuse, before a free of this member's purges.
+    /// Default: no limit but the pool's capacity, since whoever needs parked frames purges them.
+    /// Linux: `lazy_max_pages`.
     #[must_use]
     pub fn lazy_bytes(mut self, bytes: u64) -> Options {
         self.lazy_bytes = Some(bytes);
@@ -190,7 +191,7 @@ impl Options {
     }
 
     fn lazy_pages_max(&self, shape: &Shape) -> Pages {
-        self.lazy_bytes.map_or(Pages(shape.capacity.0 / 2), Pages::for_bytes)
+        self.lazy_bytes.map_or(shape.capacity, Pages::for_bytes)
     }
 }
 

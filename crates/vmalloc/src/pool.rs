@@ -5,7 +5,7 @@ use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, V
 use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
 use crate::options::Options;
-use crate::os::passing;
+use crate::os::{pagemap, passing};
 use crate::token::Token;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -232,6 +232,16 @@ impl Pool {
     #[must_use]
     pub fn window_base(&self) -> usize {
         self.member.ground.window_base()
+    }
+
+    /// How many virtual memory areas of this process the pool takes: three, whatever it holds.
+    ///
+    /// # Errors
+    ///
+    /// What reading `/proc/self/maps` said.
+    pub fn vmas(&self) -> std::io::Result<usize> {
+        let (base, bytes) = (self.member.ground.mapping.base(), self.member.ground.mapping.bytes());
+        Ok(pagemap::vmas_within(&(base..base + bytes as usize))?)
     }
 
     /// The token of a published area, for tools that list areas.
