@@ -3,6 +3,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod frames;
 pub mod platform;
 pub mod sync;
 mod units;
