@@ -154,7 +154,11 @@ impl AllocError {
         matches!(
             self,
             AllocError::NoHole { .. }
-                | AllocError::Back(BackError::NoFrames { .. } | BackError::MachineFull { .. })
+                | AllocError::Back(
+                    BackError::NoFrames { .. }
+                        | BackError::MachineFull { .. }
+                        | BackError::NoMetadata
+                )
                 | AllocError::Map(MapError::NoTable { .. })
         )
     }
