@@ -1,1 +1,72 @@
-//! placeholder
+//! A simulated machine: RAM, page tables in it, an MMU that reads them, one TLB a CPU, and faults
+//! on demand. Our tests run the engine on it; learners watch what a shootdown is for.
+//!
+//! Two pieces of code meet only in simulated RAM, so that a mistake in one shows in the other:
+//!
+//! ```text
+//!   engine ─▶ AddressSpace (Mapper, Tlb, Ram)          a test ─▶ Cpu::load, store, read, write
+//!                │ tables.rs writes entries                        │ its own TLB, until flushed
+//!                ▼                                                 ▼ on a miss
+//!             [ SimRam: data frames | table frames ] ◀─────── mmu.rs walks, from the manual
+//! ```
+//!
+//! A CPU that holds an old translation *uses* it: the access goes to the old frame, as on the
+//! real thing, and is counted as a [`Counters::stale_hits`]. Memory starts as junk, freed tables
+//! turn into junk, and the engine's panics are ours: a table frame touched, a page outside every
+//! window mapped, a shootdown where waiting is forbidden.
+//!
+//! What it does not do: speculation, paging-structure caches, accessed and dirty bits, user
+//! mode, timing. A run that passes here says nothing about those.
+//!
+//! # Examples
+//!
+//! ```
+//! use vmalloc_core::platform::{Mapper, Prot, Tlb};
+//! use vmalloc_core::{Extent, PageRange, Pages, Pfn, Vpn};
+//! use vmalloc_sim::{Config, Fault, Hardware};
+//!
+//! let hardware = Hardware::new(Config::default());
+//! let space = hardware.space()?;
+//! let window = PageRange { start: Vpn(0xf_fff8_0000_0000), len: Pages(64) };
+//! space.prepare(window)?;
+//!
+//! let frame = hardware.config().first;
+//! let page = PageRange { start: window.start, len: Pages(1) };
+//! space.map_run(page.start, Extent { start: frame, len: Pages(1) }, Prot::ReadWrite)?;
+//!
+//! let cpu = hardware.cpu(0);
+//! let va = page.start.addr();
+//! cpu.store(va, 7).unwrap();
+//!
+//! space.unmap_run(page);
+//! assert_eq!(cpu.load(va), Ok(7)); // no shootdown yet: the TLB still shows the frame
+//! assert_eq!(hardware.stale_hits(), 1);
+//!
+//! space.flush_all_cpus(&[page]);
+//! assert_eq!(cpu.load(va), Err(Fault::NotPresent { va }));
+//! # Ok::<(), vmalloc_core::platform::MapError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+// In import order.
+mod ram;
+
+pub mod mmu;
+
+mod faults;
+mod tables;
+mod tlb;
+
+mod machine;
+
+mod cpu;
+mod space;
+
+pub use cpu::Cpu;
+pub use faults::{FaultPlan, FaultyFrames, Step};
+pub use machine::{Config, Counters, Hardware, InterruptsOff, StaleHit};
+pub use mmu::{Access, Fault, Translation};
+pub use ram::SimRam;
+pub use space::AddressSpace;
+pub use tlb::{SpaceId, TlbSize};
