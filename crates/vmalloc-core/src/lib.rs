@@ -31,6 +31,7 @@ mod slots;
 
 // Frames, where the machine has page tables.
 pub mod backing;
+pub mod frames;
 pub mod paged;
 
 // The stages of the walks, and what stands beside them.
