@@ -157,9 +157,11 @@ impl AllocError {
                 | AllocError::Back(
                     BackError::NoFrames { .. }
                         | BackError::MachineFull { .. }
+                        // Parked areas hold records of their frames, too.
                         | BackError::NoMetadata
                 )
                 | AllocError::Map(MapError::NoTable { .. })
+                | AllocError::NoMetadata(_)
         )
     }
 }
