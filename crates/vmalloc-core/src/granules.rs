@@ -191,3 +191,6 @@ impl<'a> Granules<'a> {
 fn align_up(start: usize, align: usize, phase: usize) -> usize {
     (start + phase).next_multiple_of(align) - phase
 }
+
+#[cfg(test)]
+mod tests;
