@@ -41,6 +41,12 @@ fn exists(granules: &Granules<'_>, len: usize, align: usize) -> bool {
         .any(|at| (at..at + len).all(|g| granules.is_free(g)))
 }
 
+/// Whether the index, without the help of a scan, knows of such a run.
+fn index_finds(granules: &Granules<'_>, len: usize, align: usize) -> bool {
+    let index = Index::new(granules.tables, 0).lock(granules.me).unwrap();
+    index.find(len, align, 0).is_some()
+}
+
 /// One random take or give; every answer is checked against the tags.
 fn churn(granules: &Granules<'_>, dice: &mut Dice, held: &mut Vec<Range<usize>>) {
     if dice.roll(2) == 0 && !held.is_empty() {
@@ -74,10 +80,43 @@ fn a_run_is_found_whenever_the_tags_have_one() {
     let (mut dice, mut held) = (Dice(7), Vec::new());
     for _ in 0..20_000 {
         churn(&granules, &mut dice, &mut held);
+        let (len, align) = (1 + dice.roll(40), 1 << dice.roll(5));
+        assert_eq!(index_finds(&granules, len, align), exists(&granules, len, align));
     }
     held.drain(..).for_each(|run| granules.abandon(run));
     assert_eq!(granules.largest(0), GRANULES, "free runs join again");
+    assert!(index_finds(&granules, GRANULES, 1));
     assert_eq!(granules.take(0, GRANULES, 1), Ok(0));
+}
+
+/// Goal: what is taken or given while somebody else has the index is not lost to it.
+/// Method: hold the lock as member 2 while member 1 takes and gives by the tags alone.
+#[test]
+fn the_index_learns_what_happened_behind_its_back() {
+    let geometry = geometry(2);
+    let words = words(&geometry);
+    let tables = Tables::new(&words, geometry).unwrap();
+    let (one, two) = (granules(tables, 1), Owner::new(2).unwrap());
+    let all = one.take(0, GRANULES, 1).unwrap();
+    let lock = Index::new(tables, 0).lock(two).unwrap();
+    one.abandon(all..all + GRANULES);
+    drop(lock);
+    assert!(index_finds(&one, GRANULES, 1));
+    let lock = Index::new(tables, 0).lock(two).unwrap();
+    assert_eq!(one.take(0, 7, 1), Ok(0));
+    drop(lock);
+    assert!(index_finds(&one, GRANULES - 7, 1) && !index_finds(&one, GRANULES - 6, 1));
+}
+
+/// Goal: a claim is all or nothing. Method: one granule in the middle is another's.
+#[test]
+fn a_claim_that_fails_halfway_keeps_nothing() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    assert!(granules.claim(5..6));
+    assert!(!granules.claim(0..10));
+    assert!((0..GRANULES).all(|g| granules.is_free(g) == (g != 5)));
 }
 
 /// Goal: rubbish in the index costs time, and no granule.
@@ -159,4 +198,8 @@ fn threads_never_own_the_same_granule() {
             });
         }
     });
+    // A member whose claim failed halfway has given back what it had.
+    let all = granules(tables, 1);
+    let left: usize = (0..GRANULES).filter(|&g| flags[g].load(Ordering::SeqCst) == 0).count();
+    assert_eq!((0..GRANULES).filter(|&g| all.is_free(g)).count(), left);
 }
