@@ -1,2 +1,41 @@
-//! Project tasks.
-fn main() {}
+//! What CI runs, and what a developer runs before CI does: `cargo xtask test`, `ci`, `check`.
+//!
+//! ```text
+//!   cli ─▶ ci ─┬─ steps: fmt, clippy, tests, doctests, docs, bare targets, the demo
+//!              │      └─ run: one child process, its output, a deadline
+//!              ├─ suite: `cargo test`, its counts, what it skipped
+//!              └─ checks: imports · unsafe-places · docs · tidy
+//!                     └─ repo (the files) · source (Rust without comments) · markdown
+//! ```
+//!
+//! A check is a pure function from the files (and what a tool printed) to findings, so each is
+//! tested on bad input given as strings: a check that was never seen to fail proves nothing.
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod ci;
+mod cli;
+mod markdown;
+mod repo;
+mod run;
+mod source;
+mod suite;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let root = repo::root();
+    let is_ok = match cli::Cli::parse().task {
+        cli::Task::Test => suite::run_all(&root),
+        cli::Task::Ci => ci::run(&root),
+        cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
+        cli::Task::Check { name: None } => {
+            // Each runs, whatever the others said.
+            let results = checks::ALL.map(|check| checks::run_and_print(check, &root));
+            results.iter().all(|is_ok| *is_ok)
+        }
+    };
+    if is_ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

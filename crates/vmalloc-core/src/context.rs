@@ -4,6 +4,7 @@ use crate::granules::Granules;
 use crate::layout::{Counter, Stat, Tables};
 use crate::machine::{Backing, Machine, View};
 use crate::platform::Prot;
+use crate::publish::AreaId;
 use crate::record::{Record, Shape, flags};
 use crate::slots::Slots;
 use crate::sync::Ordering;
@@ -40,9 +41,10 @@ impl<'a, M: Machine> Context<'a, M> {
     }
 
     /// How an area of this shape, in this slot, is shown.
-    pub(crate) fn view(&self, slot: PageRange, shape: &Shape) -> View {
+    pub(crate) fn view(&self, id: usize, slot: PageRange, shape: &Shape) -> View {
         let slot = self.absolute(slot);
         View {
+            id: AreaId(id as u32),
             pages: PageRange { start: slot.start, len: shape.pages.min(slot.len) },
             guard: shape.guard,
             slot,

@@ -60,7 +60,7 @@ pub struct Config {
 #[must_use = "a caller that may wait should purge when over the limit"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Freed {
-    /// More pages are parked than the limit allows: call [`Engine::purge_step`] when convenient.
+    /// More pages are parked than the limit allows: call [`Engine::relieve`] when convenient.
     pub over_limit: bool,
 }
 
@@ -219,6 +219,15 @@ impl<'a, M: Machine> Engine<'a, M> {
         })
     }
 
+    /// The published area that a token names, without attaching to it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::Stale`], [`AttachError::Malformed`].
+    pub fn look(&self, token: &Token) -> Result<Area, AttachError> {
+        share::look(&self.context, token)
+    }
+
     /// Detaches this member from an area it attached to in place. The last one to leave an area
     /// that was freed parks it. Idempotent; never waits.
     pub fn detach(&self, id: AreaId, generation: u64) -> Freed {
@@ -233,7 +242,21 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn purge_step(&self) -> Result<Purged, PurgeError> {
-        purge_step(&self.context)
+        purge_step(&self.context, Pages(u64::MAX))
+    }
+
+    /// Purges one step if more is parked than the limit allows, down to half the limit: what a
+    /// caller that may wait does after a free that was [`Freed::over_limit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::purge_step`].
+    pub fn relieve(&self) -> Result<Purged, PurgeError> {
+        let (parked, max) = (self.context.lazy_pages(), self.lazy_pages_max);
+        if parked <= max {
+            return Ok(Purged::default());
+        }
+        purge_step(&self.context, Pages(parked.0 - max.0 / 2))
     }
 
     /// Purges until nothing is parked.
@@ -258,6 +281,12 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// caller makes sure that it is dead and that nobody else recovers it.
     pub fn recover(&self, dead: Owner) -> Recovered {
         recover(&self.context, dead)
+    }
+
+    /// Says that what this member freed is nobody's: before its number goes to somebody else, who
+    /// must not see what it left.
+    pub fn leave(&self) {
+        lazy::disown_all(&self.context, self.context.me);
     }
 
     /// The area around an address, in whatever state. Linux: `find_vm_area`.

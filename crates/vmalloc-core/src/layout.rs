@@ -181,6 +181,18 @@ impl Geometry {
 pub struct Tables<'a> {
     words: &'a [AtomicU64],
     geometry: Geometry,
+    at: Offsets,
+}
+
+/// Where each table begins: worked out once.
+#[derive(Clone, Copy)]
+struct Offsets {
+    stats: usize,
+    tags: usize,
+    hints: usize,
+    tree: usize,
+    records: usize,
+    presence: usize,
 }
 
 impl<'a> Tables<'a> {
@@ -196,7 +208,15 @@ impl<'a> Tables<'a> {
             let (needed, given) = (geometry.words(), words.len());
             return Err(GeometryError::Words { needed, given });
         }
-        Ok(Tables { words, geometry })
+        let at = Offsets {
+            stats: geometry.stats_at(),
+            tags: geometry.tags_at(),
+            hints: geometry.hints_at(),
+            tree: BitTree::words_needed(geometry.granules),
+            records: geometry.flat_words(),
+            presence: geometry.presence_at(),
+        };
+        Ok(Tables { words, geometry, at })
     }
 
     /// The shape that the tables were made for.
@@ -207,27 +227,27 @@ impl<'a> Tables<'a> {
 
     /// Who owns granule `g`.
     pub(crate) fn tag(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.geometry.tags_at() + g]
+        &self.words[self.at.tags + g]
     }
 
     /// Hint: which slots of the chunk at `g` are taken.
     pub(crate) fn taken(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.geometry.tags_at() + self.geometry.granules + g]
+        &self.words[self.at.tags + self.geometry.granules + g]
     }
 
     /// Hint: which slots of the chunk at `g` are parked on the lazy list.
     pub(crate) fn parked(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.geometry.tags_at() + 2 * self.geometry.granules + g]
+        &self.words[self.at.tags + 2 * self.geometry.granules + g]
     }
 
     /// Hint: the neighbours, in its bin, of the free run that begins at `g`.
     pub(crate) fn link(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.geometry.tags_at() + 3 * self.geometry.granules + g]
+        &self.words[self.at.tags + 3 * self.geometry.granules + g]
     }
 
     /// Hint: boundary tag, the length of the free run that begins or ends at `g`.
     pub(crate) fn run(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.geometry.tags_at() + 4 * self.geometry.granules + g]
+        &self.words[self.at.tags + 4 * self.geometry.granules + g]
     }
 
     /// The words of a zone's index.
@@ -247,12 +267,15 @@ impl<'a> Tables<'a> {
 
     /// The eight words of record `id`.
     pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64] {
-        &self.words[self.geometry.flat_words() + id * RECORD_WORDS..][..RECORD_WORDS]
+        &self.words[self.at.records + id * RECORD_WORDS..][..RECORD_WORDS]
     }
 
     /// The presence cells of area `id`; empty where there is one member only.
     pub(crate) fn presence(&self, id: usize) -> &'a [AtomicU64] {
-        if self.geometry.members == 1 { &[] } else { &self.words[self.geometry.presence_words(id)] }
+        match self.geometry.members {
+            1 => &[],
+            members => &self.words[self.at.presence + id * members..][..members],
+        }
     }
 
     /// A counter of the whole window.
@@ -262,7 +285,7 @@ impl<'a> Tables<'a> {
 
     /// A member's count of events; `owner` is 1 to `members`.
     pub(crate) fn stat(&self, owner: usize, which: Stat) -> &'a AtomicU64 {
-        &self.words[self.geometry.stats_at() + (owner - 1) * STAT_WORDS + which as usize]
+        &self.words[self.at.stats + (owner - 1) * STAT_WORDS + which as usize]
     }
 
     /// Counts an event of `owner`'s.
@@ -272,8 +295,7 @@ impl<'a> Tables<'a> {
 
     fn hint(&self, i: usize) -> BitTree<'a> {
         let len = self.geometry.granules;
-        let size = BitTree::words_needed(len);
-        BitTree::new(&self.words[self.geometry.hints_at() + i * size..][..size], len)
+        BitTree::new(&self.words[self.at.hints + i * self.at.tree..][..self.at.tree], len)
     }
 }
 

@@ -37,7 +37,7 @@ pub mod paged;
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
-pub mod info;
+mod info;
 mod lazy;
 mod map;
 mod publish;
@@ -54,6 +54,7 @@ pub mod engine;
 
 pub use engine::{Config, Engine, Freed};
 pub use error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
+pub use info::{Areas, Stats};
 pub use layout::{Geometry, GeometryError, Tables};
 pub use machine::{BackError, Backing, FlushError, Machine, NoMetadata, View};
 pub use paged::Paged;

@@ -24,6 +24,8 @@ pub struct Backing(pub u64);
 /// A backing shown at pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct View {
+    /// The record of the area.
+    pub id: crate::AreaId,
     /// The pages that show it.
     pub pages: PageRange,
     /// Guard pages right behind them, which must fault.
@@ -106,7 +108,8 @@ pub trait Machine {
     /// Whether the backing has one user only.
     fn is_exclusive(&self, backing: Backing) -> bool;
 
-    /// Shows `view.backing` at `view.pages`, all or nothing, and makes the guard fault.
+    /// Shows `view.backing` at `view.pages`, all or nothing, and makes the guard fault. A machine
+    /// in place is asked again by each member that attaches or revives: idempotent there.
     ///
     /// # Errors
     ///
@@ -137,9 +140,11 @@ pub trait Machine {
     /// The frame behind a page, where the machine knows it.
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)>;
 
-    /// Called when a dead member has been recovered: `in_use` pages belong to living areas.
-    fn recovered(&self, in_use: Pages) {
-        let _ = in_use;
+    /// Called when a dead member has been recovered: the machine's account of what it has given
+    /// out may be wrong by what that member was doing. `held` counts it again: `None` while an
+    /// area is between two states.
+    fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
+        let _ = held;
     }
 }
 
@@ -167,6 +172,11 @@ pub enum BackError {
         wanted: Pages,
         /// How many the machine can spare, its reserve kept.
         spare: Pages,
+    },
+    /// The operating system refused, for another reason than a lack of memory.
+    Refused {
+        /// Its error number.
+        errno: i32,
     },
     /// No memory for the engine's own records of the frames.
     NoMetadata,
@@ -197,6 +207,9 @@ impl fmt::Display for BackError {
             }
             BackError::MachineFull { wanted, spare } => {
                 write!(f, "{wanted} wanted, the machine can spare {spare}")
+            }
+            BackError::Refused { errno } => {
+                write!(f, "the operating system refused (error {errno})")
             }
             BackError::NoMetadata => write!(f, "no memory for the records of the frames"),
             BackError::Gone => write!(f, "the backing lives no more"),

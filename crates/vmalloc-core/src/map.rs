@@ -25,7 +25,7 @@ pub(crate) fn map<'e, 'a, M: Machine>(
     let context = backed.reserved.context;
     let shape = shape_of(&backed);
     context.record(backed.reserved.slot.id).set_shape(&shape);
-    let view = context.view(backed.reserved.slot.pages, &shape);
+    let view = context.view(backed.reserved.slot.id, backed.reserved.slot.pages, &shape);
     if let Err(e) = context.machine.map(&view) {
         undo(backed, shape);
         return Err(e);

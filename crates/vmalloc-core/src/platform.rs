@@ -157,8 +157,11 @@ pub enum MapError {
         /// The frame that it shows.
         by: Pfn,
     },
-    /// This machine cannot map chosen frames at chosen pages.
-    Unsupported,
+    /// The operating system refused to make the guard page fault.
+    Refused {
+        /// Its error number.
+        errno: i32,
+    },
 }
 
 impl fmt::Display for NoFrames {
@@ -172,8 +175,8 @@ impl fmt::Display for MapError {
         match self {
             MapError::NoTable { at } => write!(f, "no frame for a page table on the way to {at}"),
             MapError::Occupied { at, by } => write!(f, "{at} is mapped already, to {by}"),
-            MapError::Unsupported => {
-                write!(f, "this machine cannot map chosen frames at chosen pages")
+            MapError::Refused { errno } => {
+                write!(f, "the operating system refused (error {errno})")
             }
         }
     }

@@ -41,22 +41,26 @@ struct Withdrawn {
     backing: Backing,
 }
 
-/// Purges up to [`BATCH`] parked areas. Waits for other CPUs.
-pub(crate) fn purge_step<M: Machine>(context: &Context<'_, M>) -> Result<Purged, PurgeError> {
+/// Purges up to [`BATCH`] parked areas, and no more once they have `enough` pages. The largest
+/// first: fewest areas for the pages. Waits for other CPUs.
+pub(crate) fn purge_step<M: Machine>(
+    context: &Context<'_, M>,
+    enough: Pages,
+) -> Result<Purged, PurgeError> {
     if !context.machine.may_wait() {
         return Err(PurgeError::MayNotWait);
     }
     let mut batch = [None; BATCH];
-    let mut len = 0;
+    let (mut len, mut pages) = (0, 0);
     for class in (0..CLASSES).rev().filter_map(Class::from_index) {
         lazy::each_parked(context, class, |record, slot| {
-            if len < BATCH
-                && let Some(withdrawn) = withdraw(context, record, slot)
-            {
+            let more = len < BATCH && pages < enough.0;
+            if more && let Some(withdrawn) = withdraw(context, record, slot) {
+                pages += withdrawn.pages.len.0;
                 batch[len] = Some(withdrawn);
                 len += 1;
             }
-            len == BATCH
+            !more
         });
     }
     finish(context, &batch)
@@ -100,7 +104,7 @@ fn withdraw<M: Machine>(
     }
     lazy::drop_hint(context, record);
     context.sub_lazy(shape.pages);
-    let pages = context.view(slot, &shape).pages;
+    let pages = context.view(record.id, slot, &shape).pages;
     Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
 }
 
@@ -141,9 +145,5 @@ fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flus
 fn park_again<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
     let record = context.record(area.id);
     record.add_flags(crate::record::flags::NO_REUSE);
-    context.add_lazy(area.pages.len);
-    let parked = State::new(Kind::Parked, None, area.state.generation);
-    if record.step(area.state, parked) {
-        lazy::hint(context, area.id);
-    }
+    lazy::park(context, record, area.state);
 }

@@ -21,7 +21,6 @@ use crate::layout::{Stat, ZONES};
 use crate::lazy;
 use crate::machine::Machine;
 use crate::presence::Presence;
-use crate::publish::Area;
 use crate::purge;
 use crate::record::{Kind, Record, State};
 use crate::share;
@@ -65,14 +64,17 @@ pub(crate) fn recover<M: Machine>(context: &Context<'_, M>, dead: Owner) -> Reco
         Index::new(context.tables, zone).mark_stale();
     }
     context.count(Stat::Recovered, found.areas as u64);
-    context.machine.recovered(held_pages(context));
+    context.machine.recovered(&|| held_pages(context));
     found
 }
 
-/// Pages of all areas, parked ones too: what the machine has given out.
-pub(crate) fn held_pages<M: Machine>(context: &Context<'_, M>) -> Pages {
-    let held = |area: Area| if area.kind == Kind::Building { 0 } else { area.pages.len.0 };
-    Pages(crate::info::Areas::new(context).map(held).sum())
+/// Pages of all areas, parked ones too: what the machine has given out. `None` while an area is
+/// between two states, and so is what it holds.
+fn held_pages<M: Machine>(context: &Context<'_, M>) -> Option<Pages> {
+    crate::info::Areas::new(context).try_fold(Pages(0), |sum, area| match area.kind {
+        Kind::Building | Kind::Purging => None,
+        _ => Some(Pages(sum.0 + area.pages.len.0)),
+    })
 }
 
 fn recover_area<M: Machine>(
@@ -97,9 +99,9 @@ fn recover_area<M: Machine>(
         }
         Kind::Live if state.owner == Some(dead) => {
             found.areas += usize::from(lazy::park(context, record, state));
-            disown(record, dead);
+            lazy::disown(record, dead);
         }
-        Kind::Parked => disown(record, dead),
+        Kind::Parked => lazy::disown(record, dead),
         Kind::Frozen | Kind::Shared | Kind::Dying => {
             let presence = Presence::of(context.tables, record.id);
             found.detached += usize::from(presence.holds(dead, state.generation));
@@ -107,16 +109,6 @@ fn recover_area<M: Machine>(
             share::reap(context, record);
         }
         _ => {}
-    }
-}
-
-/// A parked area whose last owner is dead was nobody's: whoever revives it zeroes it.
-fn disown(record: Record<'_>, dead: Owner) {
-    if let Some(state) = record.state()
-        && state.kind == Kind::Parked
-        && state.owner == Some(dead)
-    {
-        record.step(state, State { owner: None, ..state });
     }
 }
 

@@ -89,11 +89,27 @@ pub(crate) fn attach_in_place<M: Machine>(
         detach(context, token.area, token.generation);
         return Err(stale);
     };
-    if let Err(e) = context.machine.map(&context.view(slot, &shape)) {
+    if let Err(e) = context.machine.map(&context.view(record.id, slot, &shape)) {
         detach(context, token.area, token.generation);
         return Err(AttachError::Alloc(crate::AllocError::Map(e)));
     }
     context.count(Stat::Attaches, 1);
+    Ok(Area::new(context, record.id, slot, state, &shape))
+}
+
+/// The published area that a token names, without attaching to it: for a member that is attached
+/// already, and whose cell says so.
+pub(crate) fn look<M: Machine>(
+    context: &Context<'_, M>,
+    token: &Token,
+) -> Result<Area, AttachError> {
+    let stale = AttachError::Stale { generation: token.generation };
+    let record = record_of(context, token.area).ok_or(AttachError::Malformed)?;
+    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
+    let (state, shape) = record.snapshot().ok_or(stale)?;
+    if !state.is_published() || state.generation != token.generation {
+        return Err(stale);
+    }
     Ok(Area::new(context, record.id, slot, state, &shape))
 }
 

@@ -176,16 +176,17 @@ fn verify_slot<M: Machine>(
         _ => seen.areas += 1,
     }
     seen.pages.0 += shape.pages.0;
-    verify_pages(context, pages, state, &shape)
+    verify_pages(context, record.id, pages, state, &shape)
 }
 
 fn verify_pages<M: Machine>(
     context: &Context<'_, M>,
+    id: usize,
     slot: PageRange,
     state: State,
     shape: &Shape,
 ) -> Result<(), VerifyError> {
-    let view = context.view(slot, shape);
+    let view = context.view(id, slot, shape);
     // An area whose map or flush failed shows nothing; a machine in place has no tables to ask.
     let hollow = state.kind == Kind::Parked && shape.flags & flags::NO_REUSE != 0;
     if !M::IN_PLACE && !hollow {

@@ -1,0 +1,287 @@
+//! Buffers: what a program holds of an area, typed by who may touch it.
+//!
+//! ```text
+//!              ┌─ freeze ─▶ Frozen: &[u8] for everyone       ┐
+//!   Buf: &mut ─┤                                             ├─ token ┄▶ attach in any member
+//!              └─ share ──▶ Shared: atomics and copies only  ┘
+//! ```
+//!
+//! A [`Buf`] is one member's alone and is freed when it is dropped. Once published, an area
+//! outlives its maker: dropping a [`Frozen`] or [`Shared`] only detaches, and the area goes when
+//! somebody frees it and the last member has detached, in any order.
+
+use crate::error::{FreeError, ShareError};
+use crate::member::Member;
+use crate::os::view::{ExclusiveView, FrozenView, SharedView};
+use crate::token::Token;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use vmalloc_core::{Area, AreaId, Publish};
+
+/// Memory of the pool that is this process's alone. Derefs to a slice of as many bytes as were
+/// asked for; a guard page lies right behind its last page. Freed on drop.
+pub struct Buf {
+    member: Arc<Member>,
+    id: AreaId,
+    generation: u64,
+    // None only while it is being dropped or published.
+    view: Option<ExclusiveView>,
+}
+
+/// Memory of the pool that nobody writes any more: a plain slice, for any number of members.
+/// Detached on drop.
+pub struct Frozen {
+    // Before `hold`: the view must be gone when the others are told that we are.
+    view: FrozenView,
+    hold: Hold,
+}
+
+/// Memory of the pool that any member attached to it may write at any time: reached by copies and
+/// atomics only. Detached on drop.
+pub struct Shared {
+    // Before `hold`: see `Frozen`.
+    view: SharedView,
+    hold: Hold,
+}
+
+/// A buffer that could not be published, and why.
+pub struct Unpublished {
+    /// The buffer, as it was.
+    pub buf: Buf,
+    /// The reason.
+    pub error: ShareError,
+}
+
+/// One handle's share in a member's presence at an area.
+struct Hold {
+    member: Arc<Member>,
+    token: Token,
+}
+
+impl Buf {
+    pub(crate) fn new(member: Arc<Member>, area: &Area, view: ExclusiveView) -> Buf {
+        Buf { member, id: area.id, generation: area.generation, view: Some(view) }
+    }
+
+    /// Makes it readable for every member, and writable for none, ever.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpublished`] gives the buffer back.
+    pub fn freeze(self) -> Result<Frozen, Unpublished> {
+        let (hold, view) = self.publish(Publish::Frozen)?;
+        Ok(Frozen { view: view.freeze(), hold })
+    }
+
+    /// Makes it readable and writable for every member.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpublished`] gives the buffer back.
+    pub fn share(self) -> Result<Shared, Unpublished> {
+        let (hold, view) = self.publish(Publish::Shared)?;
+        Ok(Shared { view: view.share(), hold })
+    }
+
+    fn publish(mut self, how: Publish) -> Result<(Hold, ExclusiveView), Unpublished> {
+        if self.member.is_forked() {
+            return Err(Unpublished { buf: self, error: ShareError::Forked });
+        }
+        let token = match self.member.engine().share(self.id, self.generation, how) {
+            Ok(token) => token,
+            Err(e) => return Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
+        };
+        self.member.note_published(self.id, self.generation);
+        let token = Token {
+            pool: self.member.ground.shape.pool_number(),
+            area: token.area,
+            generation: token.generation,
+            pages: token.pages,
+        };
+        // With no view there is nothing left for `drop` to free.
+        let view = self.view.take().expect("a buffer has its view until it goes");
+        Ok((Hold { member: Arc::clone(&self.member), token }, view))
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        // The view first: no reference of ours may live when the pages are another's.
+        if self.view.take().is_some() && !self.member.is_forked() {
+            // An error here means that the records are damaged: then there is nothing to free.
+            if let Ok(freed) = self.member.engine().free(self.id, self.generation) {
+                self.member.relieve(freed);
+            }
+        }
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.view.as_deref().expect("a buffer has its view until it goes")
+    }
+}
+
+impl DerefMut for Buf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.view.as_deref_mut().expect("a buffer has its view until it goes")
+    }
+}
+
+impl Frozen {
+    pub(crate) fn new(member: Arc<Member>, token: Token, view: FrozenView) -> Frozen {
+        Frozen { view, hold: Hold { member, token } }
+    }
+
+    /// What another member needs to attach.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.hold.token
+    }
+
+    /// Frees the area: nobody can attach any more, and when the last member has detached, it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: somebody freed it before.
+    pub fn free(self) -> Result<(), FreeError> {
+        self.hold.free()
+    }
+}
+
+impl Deref for Frozen {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.view
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(member: Arc<Member>, token: Token, view: SharedView) -> Shared {
+        Shared { view, hold: Hold { member, token } }
+    }
+
+    /// What another member needs to attach.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.hold.token
+    }
+
+    /// The bytes asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.view.span().len as usize
+    }
+
+    /// Never: an area has a byte at least.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies `bytes` in from byte `at` on. Others may see any part of it done before the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing was written.
+    pub fn write_at(&self, at: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
+        let out = OutOfBounds { at, count: bytes.len(), len: self.len() };
+        self.view.copy_in(at as u64, bytes).map_err(|_| out)
+    }
+
+    /// Copies out from byte `at` on. What others write meanwhile may be there in part.
+    ///
+    /// # Errors
+    ///
+    /// [`OutOfBounds`]; nothing was read.
+    pub fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
+        let error = OutOfBounds { at, count: out.len(), len: self.len() };
+        self.view.copy_out(at as u64, out).map_err(|_| error)
+    }
+
+    /// The bytes as 64-bit atomics, as many as there are whole ones: for flags, counters, queues.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        self.view.words()
+    }
+
+    /// Frees the area: nobody can attach any more, and when the last member has detached, it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: somebody freed it before.
+    pub fn free(self) -> Result<(), FreeError> {
+        self.hold.free()
+    }
+}
+
+/// A copy would leave the area. Nothing was copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfBounds {
+    /// The first byte.
+    pub at: usize,
+    /// How many bytes.
+    pub count: usize,
+    /// The area's.
+    pub len: usize,
+}
+
+impl Hold {
+    fn free(&self) -> Result<(), FreeError> {
+        if self.member.is_forked() {
+            return Err(FreeError::Forked);
+        }
+        let freed = self.member.engine().free(self.token.area, self.token.generation);
+        freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.member.detach(self.token.area, self.token.generation);
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buf").field("area", &self.id.0).field("bytes", &self.len()).finish()
+    }
+}
+
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frozen({}, {} bytes)", self.hold.token, self.len())
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shared({}, {} bytes)", self.hold.token, self.len())
+    }
+}
+
+impl fmt::Debug for Unpublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unpublished").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Unpublished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not published: {}", self.error)
+    }
+}
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes from byte {} leave an area of {}", self.count, self.at, self.len)
+    }
+}
+
+impl std::error::Error for Unpublished {}
+impl std::error::Error for OutOfBounds {}

@@ -1,0 +1,226 @@
+//! What can go wrong, one enum a verb. The engine's reasons come through unchanged.
+
+use crate::header::HeaderError;
+use crate::member::JoinError;
+use std::fmt;
+use vmalloc_core::PAGE_SIZE;
+
+/// A reason of the operating system's, with the call and the values in its text.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a pool was not made. Nothing is left behind: a file that was made is removed again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The capacity is 0, or over 1 TiB.
+    Capacity {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The number of members is 0, or over 64.
+    Members {
+        /// What was asked for.
+        members: usize,
+    },
+    /// The operating system refused.
+    Os(Source),
+}
+
+/// Why a pool was not opened. Nothing stays open.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The file cannot be opened, or is nothing that can safely be mapped.
+    File(Source),
+    /// The file is not a pool, or not one of our layout, or damaged.
+    Header(HeaderError),
+    /// All member slots are taken by processes that live.
+    Full {
+        /// How many there are.
+        members: usize,
+    },
+    /// The operating system refused.
+    Os(Source),
+}
+
+/// Why an allocation failed. Nothing was taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// The engine's reason: size, alignment, a full pool, a full machine.
+    Engine(vmalloc_core::AllocError),
+    /// This process is a fork of the member: open the pool here.
+    Forked,
+    /// The pool's records name memory that this process uses already: they are damaged.
+    Damaged(Source),
+}
+
+/// Why an area was not published. The buffer comes back, as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// The engine's reason.
+    Engine(vmalloc_core::ShareError),
+    /// This process is a fork of the member: the buffer is its parent's.
+    Forked,
+}
+
+/// Why a token was not redeemed. Nothing is attached.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The token is another pool's.
+    OtherPool {
+        /// The pool of the token.
+        token: u32,
+        /// This one.
+        pool: u32,
+    },
+    /// The area was freed, or its pages cannot be had.
+    Engine(vmalloc_core::AttachError),
+    /// The area is frozen and cannot be written: attach to it with `attach`.
+    Frozen,
+    /// The area is shared writable, so no plain slice of it exists: use `attach_shared`.
+    Shared,
+    /// This process is a fork of the member: open the pool here.
+    Forked,
+    /// The pool's records name memory that this process uses otherwise: they are damaged.
+    Damaged(Source),
+}
+
+/// Why an area was not freed. It is as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FreeError {
+    /// The token is another pool's.
+    OtherPool {
+        /// The pool of the token.
+        token: u32,
+        /// This one.
+        pool: u32,
+    },
+    /// The engine's reason.
+    Engine(vmalloc_core::FreeError),
+    /// This process is a fork of the member.
+    Forked,
+}
+
+/// Why a pool does not hold together.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// An invariant of the engine's.
+    Engine(vmalloc_core::VerifyError),
+    /// The budget says other than the areas do.
+    Charged {
+        /// Pages the budget says.
+        charged: u64,
+        /// Pages the areas have.
+        found: u64,
+    },
+}
+
+impl From<JoinError> for OpenError {
+    fn from(error: JoinError) -> OpenError {
+        match error {
+            JoinError::Full { members } => OpenError::Full { members },
+            JoinError::Os(errno) => OpenError::Os(Box::new(errno)),
+        }
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CreateError::Capacity { bytes } => {
+                write!(f, "a pool of {bytes} bytes: {PAGE_SIZE} bytes to 1 TiB are possible")
+            }
+            CreateError::Members { members } => {
+                write!(f, "a pool for {members} members: 1 to 64 are possible")
+            }
+            CreateError::Os(e) => write!(f, "the pool was not made: {e}"),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::File(e) => write!(f, "{e}"),
+            OpenError::Header(e) => write!(f, "{e}"),
+            OpenError::Full { members } => {
+                write!(f, "all {members} member slots are taken by living processes")
+            }
+            OpenError::Os(e) => write!(f, "the pool was not opened: {e}"),
+        }
+    }
+}
+
+const FORKED: &str = "this process is a fork of the member: open the pool in it";
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AllocError::Engine(e) => write!(f, "{e}"),
+            AllocError::Forked => f.write_str(FORKED),
+            AllocError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
+        }
+    }
+}
+
+impl fmt::Display for ShareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareError::Engine(e) => write!(f, "{e}"),
+            ShareError::Forked => f.write_str(FORKED),
+        }
+    }
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttachError::OtherPool { token, pool } => other_pool(f, *token, *pool),
+            AttachError::Engine(e) => write!(f, "{e}"),
+            AttachError::Frozen => write!(f, "the area is frozen: attach to read it"),
+            AttachError::Shared => {
+                write!(f, "the area is shared writable: attach to it as shared")
+            }
+            AttachError::Forked => f.write_str(FORKED),
+            AttachError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
+        }
+    }
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FreeError::OtherPool { token, pool } => other_pool(f, *token, *pool),
+            FreeError::Engine(e) => write!(f, "{e}"),
+            FreeError::Forked => f.write_str(FORKED),
+        }
+    }
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VerifyError::Engine(e) => write!(f, "{e}"),
+            VerifyError::Charged { charged, found } => {
+                write!(f, "{charged} pages are charged, the areas have {found}")
+            }
+        }
+    }
+}
+
+fn other_pool(f: &mut fmt::Formatter<'_>, token: u32, pool: u32) -> fmt::Result {
+    write!(f, "the token is of pool {token:08x}, this is pool {pool:08x}")
+}
+
+impl std::error::Error for CreateError {}
+impl std::error::Error for OpenError {}
+impl std::error::Error for AllocError {}
+impl std::error::Error for ShareError {}
+impl std::error::Error for AttachError {}
+impl std::error::Error for FreeError {}
+impl std::error::Error for VerifyError {}

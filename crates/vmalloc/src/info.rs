@@ -1,0 +1,183 @@
+//! What a pool is and holds, for people and tools: a look that changes nothing.
+
+use crate::error::OpenError;
+use crate::header::Shape;
+use crate::linear::Ground;
+use crate::options::Options;
+use crate::os::discover;
+use crate::os::pagemap;
+use crate::pool::is_alive;
+use crate::token::Token;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use vmalloc_core::{Area, Kind, Owner, PAGE_SIZE, Pages, Stats};
+
+/// A pool, seen from outside: mapped, and not joined. Takes no slot, and writes nothing.
+#[derive(Debug)]
+pub struct Onlooker {
+    ground: Ground,
+}
+
+/// Totals of a pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Info {
+    /// The number that its tokens bear.
+    pub id: u32,
+    /// Seconds since 1970 when it was made.
+    pub made_unix_s: u64,
+    /// Bytes it may hold.
+    pub capacity_bytes: u64,
+    /// Bytes of areas, parked ones too.
+    pub committed_bytes: u64,
+    /// Bytes of real memory that the system holds for it, tables included.
+    pub resident_bytes: u64,
+    /// Bytes of tables that were committed when it was made.
+    pub tables_bytes: u64,
+    /// Whether guard pages fault here: this kernel has `MADV_GUARD_INSTALL`.
+    pub guards: bool,
+    /// The engine's totals.
+    pub stats: Stats,
+}
+
+/// A member slot that is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemberInfo {
+    /// Its number.
+    pub number: usize,
+    /// The process that joined, in its own pid namespace.
+    pub pid: u32,
+    /// Whether it lives; `None` if the kernel would not say.
+    pub alive: Option<bool>,
+}
+
+/// A pool that somebody on this machine has open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundPool {
+    /// Its name: `vmalloc:…` for one without a path.
+    pub name: String,
+    /// A path that opens it: `/proc/PID/fd/N`.
+    pub path: PathBuf,
+    /// The processes that have it open.
+    pub pids: Vec<u32>,
+    /// The user it belongs to.
+    pub uid: u32,
+    /// Bytes of real memory.
+    pub resident_bytes: u64,
+}
+
+/// Every pool of this machine that this user may see, by way of `/proc/*/fd`: no daemon, no
+/// registry. About 10 µs for each open descriptor of the machine.
+#[must_use]
+pub fn list() -> Vec<FoundPool> {
+    // A tmpfs file may be anything: it is a pool if its header says so.
+    let is_pool = |fd: &Path, _: &Path| Onlooker::open(fd).is_ok();
+    let found = |pool: discover::Found| {
+        let pids = pool.pids();
+        let path = pool.open.first()?.path();
+        let (name, uid, resident_bytes) = (pool.name, pool.uid, pool.resident_bytes);
+        Some(FoundPool { name, path, pids, uid, resident_bytes })
+    };
+    discover::pools(is_pool).into_iter().filter_map(found).collect()
+}
+
+impl Onlooker {
+    /// Maps the pool at a path (or `/proc/PID/fd/N`) for a look.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Onlooker, OpenError> {
+        let ground = Options::default().any_owner().ground_at(path.as_ref())?;
+        Ok(Onlooker { ground })
+    }
+
+    /// Its totals.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        Info::of(&self.ground)
+    }
+
+    /// Every area, parked ones too, in address order.
+    #[must_use]
+    pub fn areas(&self) -> Vec<Area> {
+        self.ground.engine(Owner::FIRST, Pages(0)).areas().collect()
+    }
+
+    /// The members whose slots are taken.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        MemberInfo::all(&self.ground)
+    }
+
+    /// The token of a published area.
+    #[must_use]
+    pub fn token_of(&self, area: &Area) -> Option<Token> {
+        token_of(&self.ground, area)
+    }
+}
+
+impl Info {
+    pub(crate) fn of(ground: &Ground) -> Info {
+        let header = ground.header();
+        Info {
+            id: ground.shape.pool_number(),
+            made_unix_s: header.made_unix_s(),
+            capacity_bytes: ground.shape.capacity.bytes(),
+            committed_bytes: header.charged().load(Ordering::Relaxed) * PAGE_SIZE as u64,
+            resident_bytes: ground.mapping.file().resident_bytes().unwrap_or(0),
+            tables_bytes: ground.shape.flat_bytes(),
+            guards: ground.guards.supported(),
+            stats: ground.engine(Owner::FIRST, Pages(0)).stats(),
+        }
+    }
+}
+
+impl MemberInfo {
+    pub(crate) fn all(ground: &Ground) -> Vec<MemberInfo> {
+        (1..=ground.shape.geometry.members)
+            .filter_map(Owner::new)
+            .filter(|&owner| ground.header().member(owner).is_active())
+            .map(|owner| MemberInfo {
+                number: owner.number(),
+                pid: ground.header().member(owner).pid(),
+                alive: is_alive(ground, owner).ok(),
+            })
+            .collect()
+    }
+}
+
+pub(crate) fn token_of(ground: &Ground, area: &Area) -> Option<Token> {
+    matches!(area.kind, Kind::Frozen | Kind::Shared).then(|| Token {
+        pool: ground.shape.pool_number(),
+        area: area.id,
+        generation: area.generation,
+        pages: area.pages.len,
+    })
+}
+
+impl Shape {
+    /// The part of the pool's number that its tokens repeat.
+    pub(crate) fn pool_number(&self) -> u32 {
+        (self.id >> 32) as u32
+    }
+}
+
+/// The physical frames behind `bytes`, as far as this process may know them: as root, and where
+/// the page is present. `Ok(None)`: not root. Linux: `/proc/self/pagemap`.
+///
+/// # Errors
+///
+/// What reading it said.
+pub fn frames_behind(bytes: &[u8]) -> std::io::Result<Option<Vec<Option<u64>>>> {
+    let range = bytes.as_ptr_range();
+    Ok(pagemap::frames(range.start.addr()..range.end.addr())?)
+}
+
+/// How many virtual memory areas this process has, of the `vm.max_map_count` that it may.
+///
+/// # Errors
+///
+/// What reading `/proc/self/maps` said.
+pub fn vmas() -> std::io::Result<usize> {
+    Ok(pagemap::vmas()?)
+}

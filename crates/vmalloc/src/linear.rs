@@ -1,0 +1,269 @@
+//! The machine `linux`: a linear window over one sparse file.
+//!
+//! A file offset is only a name, and the kernel finds real frames for it wherever they are; so
+//! the pool's offsets *are* the window, many times longer than the frames it may hold, and each
+//! member maps the file once. The engine's stages come down to:
+//!
+//! ```text
+//!   back     charge the budget, commit the range        fallocate or populate
+//!   map      a guard marker, once a reservation         madvise; no mmap, no VMA
+//!   flush    punch the merged ranges out                 the kernel takes frames and TLB entries
+//!   unback   give the budget back
+//! ```
+//!
+//! A full pool and a full machine are errors of `back`: nothing is handed out that could fault
+//! later. Neighbours: below [`crate::member`]; above `os`.
+
+use crate::guards::Guards;
+use crate::header::{HEADER_BYTES, Header, Shape};
+use crate::os::anon::AnonWords;
+use crate::os::commit::{CommitError, Grain, commit};
+use crate::os::file::PoolFile;
+use crate::os::map::Mapping;
+use crate::os::memory::Headroom;
+use crate::os::view::PurgeError;
+use crate::os::{PAGE_BYTES, Span};
+use rustix::io::Errno;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use vmalloc_core::{
+    BackError, Backing, Config, Engine, Extent, FlushError, Machine, MapError, NoMetadata, Owner,
+    PageRange, Pages, Pfn, Prot, View, Vpn,
+};
+
+/// A pool, mapped into this process: all that a member and a mere onlooker have in common.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    // Constant after `new`.
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) shape: Shape,
+    pub(crate) headroom: Headroom,
+    pub(crate) guards: Guards,
+    data: u64,
+    words: usize,
+    // A bit a page of words that this process knows to be committed.
+    committed: AnonWords,
+}
+
+/// The machine of one member: what the engine sees.
+#[derive(Clone, Copy)]
+pub(crate) struct Linear<'a>(&'a Ground);
+
+/// Why a pool could not be mapped.
+pub(crate) type GroundError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Ground {
+    /// Maps a pool of this shape, and asks for huge pages in the part that is for them.
+    pub(crate) fn new(
+        file: Arc<PoolFile>,
+        shape: Shape,
+        headroom: Headroom,
+    ) -> Result<Ground, GroundError> {
+        let data = shape.words_bytes();
+        let mapping = Mapping::new(file, data)?;
+        let guards = Guards::new(shape.geometry.granules)?;
+        let pages = (data / PAGE_BYTES) as usize;
+        let committed = AnonWords::new(pages.div_ceil(64))?;
+        let words = (data / 8) as usize;
+        let small = Pages((shape.geometry.small_granules as u64) << 7).bytes();
+        let large = shape.geometry.pages().bytes() - small;
+        // Advice: without it there are small pages only, or huge ones that nobody asked for.
+        let _ = mapping.advise_nohuge(Span::new(data, small));
+        let _ = mapping.advise_huge(Span::new(data + small, large));
+        Ok(Ground { mapping, shape, headroom, guards, data, words, committed })
+    }
+
+    /// The header.
+    pub(crate) fn header(&self) -> Header<'_> {
+        Header::new(self.all_words())
+    }
+
+    /// An engine that works for `owner`. Cheap: views, no state of its own.
+    pub(crate) fn engine(&self, owner: Owner, lazy_pages_max: Pages) -> Engine<'_, Linear<'_>> {
+        let config = Config { window_start: Vpn(0), owner, lazy_pages_max };
+        Engine::new(self.header().tables(&self.shape), Linear(self), config)
+            .expect("the window begins at page 0, and slots of the header have a member's number")
+    }
+
+    /// The bytes of a run of the window, in the file.
+    pub(crate) fn span(&self, pages: PageRange) -> Span {
+        Span::new(self.data + pages.start.0 * PAGE_BYTES, pages.len.0 * PAGE_BYTES)
+    }
+
+    /// The address of the window's first page in this process.
+    pub(crate) fn window_base(&self) -> usize {
+        self.mapping.base() + self.data as usize
+    }
+
+    fn all_words(&self) -> &[AtomicU64] {
+        debug_assert!(self.words as u64 * 8 >= HEADER_BYTES);
+        self.mapping.words(0, self.words).expect("the words are the mapping's first part")
+    }
+
+    fn charged(&self) -> &AtomicU64 {
+        self.header().charged()
+    }
+
+    /// Takes `pages` of the pool's budget.
+    fn charge(&self, pages: Pages) -> Result<(), BackError> {
+        let capacity = self.shape.capacity.0;
+        let more = |now: u64| now.checked_add(pages.0).filter(|sum| *sum <= capacity);
+        // Relaxed: a number that guards no other memory.
+        self.charged().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(
+            |now| BackError::NoFrames { wanted: pages, free: Pages(capacity.saturating_sub(now)) },
+        )
+    }
+
+    fn uncharge(&self, pages: Pages) {
+        let less = |now: u64| Some(now.saturating_sub(pages.0));
+        let _ = self.charged().fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+impl Machine for Linear<'_> {
+    const IN_PLACE: bool = true;
+    const FRESH_IS_ZERO: bool = true;
+    // The mapping's base is a multiple of a huge page in every member, and of no more.
+    const ALIGN_MAX: Pages = Pages(vmalloc_core::HUGE_PAGES);
+
+    fn capacity(&self) -> Pages {
+        self.0.shape.capacity
+    }
+
+    fn free(&self) -> Pages {
+        let charged = self.0.charged().load(Ordering::Relaxed);
+        Pages(self.0.shape.capacity.0.saturating_sub(charged))
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {
+        let start = Shape::words_offset(words.start) / PAGE_BYTES;
+        let end = Shape::words_offset(words.end).div_ceil(PAGE_BYTES);
+        for page in start..end {
+            let word = &self.0.committed[(page / 64) as usize];
+            let bit = 1 << (page % 64);
+            if word.load(Ordering::Acquire) & bit != 0 {
+                continue;
+            }
+            let span = Span::new(page * PAGE_BYTES, PAGE_BYTES);
+            let no_memory = NoMetadata { bytes: PAGE_BYTES };
+            self.0.headroom.take(PAGE_BYTES, PAGE_BYTES).map_err(|_| no_memory)?;
+            allocate(self.0.mapping.file(), span).map_err(|_| no_memory)?;
+            word.fetch_or(bit, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    fn back(&self, pages: PageRange, huge: bool) -> Result<Backing, BackError> {
+        let cleared = self.0.guards.clear(&self.0.mapping, self.0.data, pages);
+        cleared.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
+        self.0.charge(pages.len)?;
+        let grain = if huge { Grain::Huge } else { Grain::Small };
+        let committed = commit(&self.0.mapping, self.0.span(pages), grain, &self.0.headroom);
+        committed.map_err(|e| {
+            self.0.uncharge(pages.len);
+            back_error(e, pages.len)
+        })?;
+        Ok(Backing(pages.len.0))
+    }
+
+    fn adopt(&self, _frames: &[Extent]) -> Result<Backing, BackError> {
+        Err(BackError::Unsupported)
+    }
+
+    fn borrow(&self, _backing: Backing, _generation: u64) -> Result<Pages, BackError> {
+        Err(BackError::Unsupported)
+    }
+
+    fn is_exclusive(&self, _backing: Backing) -> bool {
+        true
+    }
+
+    fn map(&self, view: &View) -> Result<(), MapError> {
+        let placed = self.0.guards.place(&self.0.mapping, self.0.data, view);
+        placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
+    }
+
+    fn publish(&self, _pages: PageRange) {}
+
+    fn zero(&self, view: &View) {
+        // It fails only where this process has a view of these pages, and then the caller will
+        // not get one: nobody sees what was not zeroed.
+        let _ = self.0.mapping.zero(self.0.span(view.pages));
+    }
+
+    fn unmap(&self, _pages: PageRange) {}
+
+    fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
+        let mut spans = [Span::new(0, 0); vmalloc_core::flush::BATCH];
+        for (span, range) in spans.iter_mut().zip(ranges) {
+            *span = self.0.span(*range);
+        }
+        let spans = &spans[..ranges.len()];
+        self.0.mapping.punch(spans).map_err(|e| FlushError { errno: purge_errno(&e) })?;
+        self.0.headroom.put(spans.iter().map(|span| span.len).sum());
+        Ok(())
+    }
+
+    fn unback(&self, _pages: PageRange, backing: Backing) {
+        self.0.uncharge(Pages(backing.0));
+    }
+
+    fn translate(&self, _page: Vpn) -> Option<(Pfn, Prot)> {
+        None
+    }
+
+    fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
+        for _ in 0..64 {
+            let before = self.0.charged().load(Ordering::SeqCst);
+            let counted = held().map(|pages| pages.0);
+            if let Some(counted) = counted
+                && self
+                    .0
+                    .charged()
+                    .compare_exchange(before, counted, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        // Others are too busy to count: the account is off by what one call of the dead member
+        // was about, until the next recovery.
+    }
+}
+
+fn back_error(error: CommitError, wanted: Pages) -> BackError {
+    match error {
+        CommitError::NoRoom(room) => {
+            let spare = room.available.saturating_sub(room.reserve) / PAGE_BYTES;
+            BackError::MachineFull { wanted, spare: Pages(spare) }
+        }
+        CommitError::NoMemory { .. } => BackError::MachineFull { wanted, spare: Pages(0) },
+        CommitError::Os { errno, .. } => BackError::Refused { errno: errno.raw_os_error() },
+        CommitError::NotUndone { cause, .. } => back_error(*cause, wanted),
+        CommitError::View(_) => BackError::Refused { errno: libc::EINVAL },
+    }
+}
+
+fn purge_errno(error: &PurgeError) -> i32 {
+    match error {
+        PurgeError::Punch(e) => e.errno.raw_os_error(),
+        PurgeError::View(_) => libc::EBUSY,
+    }
+}
+
+/// Backs pages of words, which others may be using already: what is there stays.
+pub(crate) fn allocate(file: &PoolFile, span: Span) -> Result<(), Errno> {
+    for _ in 0..64 {
+        match file.allocate(span) {
+            Err(Errno::INTR) => {} // a signal: nothing was added, ask again
+            done => return done,
+        }
+    }
+    Err(Errno::INTR)
+}

@@ -1,0 +1,191 @@
+//! Members: who is in a pool, who died in it, and what becomes of what the dead held.
+//!
+//! A member is a process (strictly, one opening of the pool) with a slot in the header and a lock
+//! on a byte of the file that is that slot's. The kernel drops the lock when the process dies,
+//! however it dies; so a slot that says ACTIVE and whose byte can be locked is a dead member's,
+//! and whoever got the lock is the one to recover it.
+//!
+//! ```text
+//!   join: lock byte n ─▶ slot ACTIVE? recover(n) ─▶ enter            leave: slot FREE, close
+//!   recover_dead: each ACTIVE slot but mine: lock? recover(n) ─▶ slot FREE ─▶ unlock
+//! ```
+//!
+//! A child of `fork` is not a member: it notices by a page that the kernel wipes for it.
+
+use crate::linear::{Ground, Linear};
+use crate::os::fork::ForkGuard;
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use vmalloc_core::{
+    Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Recovered, Token,
+};
+
+/// Where the members' bytes are: far past the end of any pool.
+const LOCKS_AT: u64 = 1 << 60;
+
+/// A pool as its member sees it. Leaves on drop.
+#[derive(Debug)]
+pub(crate) struct Member {
+    // Constant after `join`.
+    pub(crate) ground: Ground,
+    pub(crate) me: Owner,
+    pub(crate) lazy_pages_max: Pages,
+    fork: ForkGuard,
+    // Written on attach and detach: area → generation, handles of this process.
+    attached: Mutex<HashMap<u32, Attached>>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    generation: u64,
+    handles: usize,
+}
+
+/// Why a process could not join.
+#[derive(Debug)]
+pub(crate) enum JoinError {
+    /// All slots are taken by members that live.
+    Full { members: usize },
+    /// The kernel refused a lock or a page.
+    Os(Errno),
+}
+
+impl Member {
+    /// Takes the first free slot, and recovers whoever died, there or elsewhere.
+    pub(crate) fn join(ground: Ground, lazy_pages_max: Pages) -> Result<Member, JoinError> {
+        let fork = ForkGuard::new().map_err(JoinError::Os)?;
+        let members = ground.shape.geometry.members;
+        for me in (1..=members).filter_map(Owner::new) {
+            if !lock(&ground, me).map_err(JoinError::Os)? {
+                continue;
+            }
+            let attached = Mutex::default();
+            let member = Member { ground, me, lazy_pages_max, fork, attached };
+            if member.ground.header().member(me).is_active() {
+                // Its last tenant died. With its lock and its number, what it was doing is ours.
+                member.engine().recover(me);
+            }
+            let uid = rustix::process::geteuid().as_raw();
+            member.ground.header().member(me).enter(std::process::id(), uid);
+            member.recover_dead();
+            return Ok(member);
+        }
+        Err(JoinError::Full { members })
+    }
+
+    /// The engine that works for this member.
+    pub(crate) fn engine(&self) -> Engine<'_, Linear<'_>> {
+        self.ground.engine(self.me, self.lazy_pages_max)
+    }
+
+    /// Whether this process is a fork of the member, and so is none.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork.is_forked()
+    }
+
+    /// Recovers every member that died. A system call for each slot in use.
+    pub(crate) fn recover_dead(&self) -> Recovered {
+        let mut total = Recovered::default();
+        for other in self.others() {
+            if !matches!(lock(&self.ground, other), Ok(true)) {
+                continue; // it lives, or somebody else is at it
+            }
+            let slot = self.ground.header().member(other);
+            if slot.is_active() {
+                let found = self.engine().recover(other);
+                total.areas += found.areas;
+                total.detached += found.detached;
+                total.granules += found.granules;
+                slot.leave();
+            }
+            let _ = self.ground.mapping.file().unlock_byte(LOCKS_AT + other.number() as u64);
+        }
+        total
+    }
+
+    /// Attaches this process once more: the cell is written for the first handle only.
+    pub(crate) fn attach(&self, token: &Token) -> Result<Area, AttachError> {
+        let mut attached = self.lock_attached();
+        match attached.get_mut(&token.area.0).filter(|a| a.generation == token.generation) {
+            Some(here) => {
+                let area = self.engine().look(token)?;
+                here.handles += 1;
+                Ok(area)
+            }
+            None => {
+                let area = self.engine().attach(token, Prot::ReadWrite)?;
+                let entry = Attached { generation: token.generation, handles: 1 };
+                attached.insert(token.area.0, entry);
+                Ok(area)
+            }
+        }
+    }
+
+    /// Notes the handle of an area that this member published: `share` has written the cell.
+    pub(crate) fn note_published(&self, id: AreaId, generation: u64) {
+        self.lock_attached().insert(id.0, Attached { generation, handles: 1 });
+    }
+
+    /// Gives one handle back: with the last one the cell is emptied.
+    pub(crate) fn detach(&self, id: AreaId, generation: u64) {
+        if self.is_forked() {
+            return;
+        }
+        let mut attached = self.lock_attached();
+        let Some(here) = attached.get_mut(&id.0).filter(|a| a.generation == generation) else {
+            return;
+        };
+        here.handles -= 1;
+        if here.handles == 0 {
+            attached.remove(&id.0);
+            let freed = self.engine().detach(id, generation);
+            drop(attached);
+            self.relieve(freed);
+        }
+    }
+
+    /// After a free: purges a step if too much is parked. What cannot be purged now stays parked.
+    pub(crate) fn relieve(&self, freed: Freed) {
+        if freed.over_limit {
+            let _ = self.engine().relieve();
+        }
+    }
+
+    /// The slots of members other than this one that are not free.
+    pub(crate) fn others(&self) -> impl Iterator<Item = Owner> {
+        let members = self.ground.shape.geometry.members;
+        (1..=members)
+            .filter_map(Owner::new)
+            .filter(|&other| other != self.me && self.ground.header().member(other).is_active())
+    }
+
+    fn lock_attached(&self) -> MutexGuard<'_, HashMap<u32, Attached>> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.is_forked() {
+            return; // the parent's slot, and the parent's to leave
+        }
+        if self.others().next().is_none() {
+            // The last one turns off the light: what is parked serves nobody now.
+            let _ = self.engine().purge();
+        }
+        self.engine().leave();
+        self.ground.header().member(self.me).leave();
+        // The byte's lock goes with the file description.
+    }
+}
+
+/// Whether the member in this slot lives: somebody holds its byte. Seen from outside.
+pub(crate) fn is_alive(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
+    let byte = LOCKS_AT + owner.number() as u64;
+    ground.mapping.file().probe_byte(byte).map(|holder| holder.is_some())
+}
+
+fn lock(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
+    ground.mapping.file().try_lock_byte(LOCKS_AT + owner.number() as u64)
+}

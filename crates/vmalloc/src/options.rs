@@ -1,0 +1,213 @@
+//! Making and opening a pool.
+//!
+//! ```text
+//!   create: file (holes) ─▶ map ─▶ commit the tables ─▶ header ─▶ ready ─▶ join
+//!   open:   file ─check kind, seals, owner─▶ read the header ─check─▶ map ─▶ join
+//! ```
+
+use crate::error::{CreateError, OpenError};
+use crate::header::{CAPACITY_MAX, HEADER_BYTES, Header, Shape};
+use crate::linear::{Ground, allocate};
+use crate::member::Member;
+use crate::os::Span;
+use crate::os::file::PoolFile;
+use crate::os::map::Mapping;
+use crate::os::memory::Headroom;
+use crate::os::open::{Accept, Owner as FileOwner};
+use crate::pool::Pool;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use vmalloc_core::Pages;
+
+/// How a pool is made or opened. Begin with [`Pool::options`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    name: String,
+    members: usize,
+    lazy_bytes: Option<u64>,
+    memory_bytes: Option<u64>,
+    any_owner: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let name = "pool".to_owned();
+        Options { name, members: 64, lazy_bytes: None, memory_bytes: None, any_owner: false }
+    }
+}
+
+impl Options {
+    /// The name of a pool without a path, as `vmalloc list` shows it. Everybody can see it.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Options {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// How many processes may be members at a time, 1 to 64.
+    #[must_use]
+    pub fn members(mut self, members: usize) -> Options {
+        self.members = members;
+        self
+    }
+
+    /// How much freed memory may be parked, warm for reuse, before a free of this member's purges.
+    /// Default: no limit but the pool's capacity, since whoever needs parked frames purges them.
+    /// Linux: `lazy_max_pages`.
+    #[must_use]
+    pub fn lazy_bytes(mut self, bytes: u64) -> Options {
+        self.lazy_bytes = Some(bytes);
+        self
+    }
+
+    /// Takes the machine to have `bytes` of memory for this member, instead of looking at what it
+    /// has. For tests, and for programs that keep their own accounts.
+    #[must_use]
+    pub fn memory_bytes(mut self, bytes: u64) -> Options {
+        self.memory_bytes = Some(bytes);
+        self
+    }
+
+    /// Opens pools of other users, too, where the kernel lets us. A pool is one trust domain:
+    /// its owner can spoil whatever this process keeps there.
+    #[must_use]
+    pub fn any_owner(mut self) -> Options {
+        self.any_owner = true;
+        self
+    }
+
+    /// Makes a pool that may hold `capacity_bytes`, with no name in any file system: it lives
+    /// while somebody has it open.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`].
+    pub fn create(&self, capacity_bytes: u64) -> Result<Pool, CreateError> {
+        let shape = self.shape(capacity_bytes)?;
+        let file = PoolFile::create_memfd(&self.name, shape.file_bytes());
+        self.make(file.map_err(|e| CreateError::Os(Box::new(e)))?, shape)
+    }
+
+    /// Makes a pool at `path`, which must lie on tmpfs (`/dev/shm`, say) and be free. It lives
+    /// until the file is removed and the last member has left.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`].
+    pub fn create_at(&self, path: &Path, capacity_bytes: u64) -> Result<Pool, CreateError> {
+        let shape = self.shape(capacity_bytes)?;
+        let file = PoolFile::create_at(path, shape.file_bytes());
+        let file = file.map_err(|e| CreateError::Os(Box::new(e)))?;
+        self.make(file, shape).inspect_err(|_| {
+            // It was ours a moment ago, and holds nothing.
+            let _ = std::fs::remove_file(path);
+        })
+    }
+
+    /// Opens the pool at `path`, which may also be another process's `/proc/PID/fd/N`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(&self, path: &Path) -> Result<Pool, OpenError> {
+        self.join(self.file_at(path)?)
+    }
+
+    /// Opens the pool behind a descriptor that was inherited or received. The descriptor is
+    /// closed: a member has an open file description of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open_fd(&self, fd: OwnedFd) -> Result<Pool, OpenError> {
+        let file = PoolFile::from_fd(fd, &self.accept());
+        self.join(file.map_err(|e| OpenError::File(Box::new(e)))?)
+    }
+
+    /// Maps the pool at `path` for a look, without joining.
+    pub(crate) fn ground_at(&self, path: &Path) -> Result<Ground, OpenError> {
+        self.ground(self.file_at(path)?)
+    }
+
+    fn file_at(&self, path: &Path) -> Result<PoolFile, OpenError> {
+        let file = match proc_fd(path) {
+            Some((pid, fd)) => PoolFile::open_proc(pid, fd, &self.accept()),
+            None => PoolFile::open_path(path, &self.accept()),
+        };
+        file.map_err(|e| OpenError::File(Box::new(e)))
+    }
+
+    fn accept(&self) -> Accept {
+        let owner = if self.any_owner { FileOwner::Anyone } else { FileOwner::Me };
+        Accept { bytes_min: HEADER_BYTES, owner }
+    }
+
+    fn shape(&self, capacity_bytes: u64) -> Result<Shape, CreateError> {
+        let capacity = Pages::for_bytes(capacity_bytes);
+        if capacity.0 == 0 || capacity > CAPACITY_MAX {
+            return Err(CreateError::Capacity { bytes: capacity_bytes });
+        }
+        if self.members == 0 || self.members > vmalloc_core::layout::MEMBERS_MAX {
+            return Err(CreateError::Members { members: self.members });
+        }
+        Ok(Shape::new(random(), capacity, self.members))
+    }
+
+    fn make(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {
+        let os = |e: crate::error::Source| CreateError::Os(e);
+        let flat = Span::new(0, shape.flat_bytes());
+        let headroom = self.headroom();
+        headroom.take(flat.len, flat.len).map_err(|e| os(Box::new(e)))?;
+        allocate(&file, flat).map_err(|e| os(Box::new(e)))?;
+        let ground = Ground::new(Arc::new(file), shape, headroom).map_err(os)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        ground.header().write(&shape, now);
+        ground.header().set_ready();
+        let member = Member::join(ground, self.lazy_pages_max(&shape));
+        member.map(Pool::new).map_err(|e| os(Box::new(OpenError::from(e))))
+    }
+
+    fn join(&self, file: PoolFile) -> Result<Pool, OpenError> {
+        let ground = self.ground(file)?;
+        let lazy_pages_max = self.lazy_pages_max(&ground.shape);
+        Ok(Pool::new(Member::join(ground, lazy_pages_max)?))
+    }
+
+    /// Reads the header through a mapping of its own, then maps the pool as it says.
+    fn ground(&self, file: PoolFile) -> Result<Ground, OpenError> {
+        let os = |e: crate::error::Source| OpenError::Os(e);
+        let file = Arc::new(file);
+        let peek = Mapping::new(Arc::clone(&file), HEADER_BYTES).map_err(|e| os(Box::new(e)))?;
+        let words = peek.words(0, (HEADER_BYTES / 8) as usize).map_err(|e| os(Box::new(e)))?;
+        let shape = Header::new(words).parse(file.bytes()).map_err(OpenError::Header)?;
+        drop(peek);
+        Ground::new(file, shape, self.headroom()).map_err(os)
+    }
+
+    fn headroom(&self) -> Headroom {
+        self.memory_bytes.map_or_else(|| Headroom::machine(None), Headroom::with_limit)
+    }
+
+    fn lazy_pages_max(&self, shape: &Shape) -> Pages {
+        self.lazy_bytes.map_or(shape.capacity, Pages::for_bytes)
+    }
+}
+
+/// The process and descriptor that a path of the form `/proc/PID/fd/N` names.
+fn proc_fd(path: &Path) -> Option<(u32, i32)> {
+    let mut parts = path.to_str()?.strip_prefix("/proc/")?.split('/');
+    let pid = match parts.next()? {
+        "self" => std::process::id(),
+        pid => pid.parse().ok()?,
+    };
+    let fd = parts.next().filter(|part| *part == "fd").and(parts.next())?.parse().ok()?;
+    parts.next().is_none().then_some((pid, fd))
+}
+
+/// A number that no other pool has, from the hasher's random keys.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    RandomState::new().build_hasher().finish()
+}

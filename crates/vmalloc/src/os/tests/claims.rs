@@ -1,0 +1,199 @@
+//! The claims against a naive model, and their edges.
+
+use crate::os::HUGE_BYTES;
+use crate::os::claims::{Claims, Sharing, Taken};
+use crate::os::tests::{pool, span};
+use crate::os::view::ViewError;
+use crate::os::{PAGE_BYTES, RangeError, Span};
+
+const BLOCK: u64 = HUGE_BYTES / PAGE_BYTES;
+
+/// Goal: two claims never overlap, and a refused or ended one leaves nothing claimed.
+/// Method: 60,000 random takes and puts over 40 blocks, beside one `bool` a page. Sizes favour
+/// the edges of words (64 pages), blocks (512) and block words (32 blocks).
+#[test]
+fn claims_agree_with_one_bool_a_page() {
+    let len = 40 * BLOCK;
+    for seed in 1..=3_u64 {
+        let claims = Claims::new(len).unwrap();
+        let mut model = vec![false; len as usize];
+        let mut held: Vec<(u64, u64)> = Vec::new();
+        let mut state = seed;
+        let mut random = |below: u64| {
+            // Xorshift: any spread will do.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        for _ in 0..20_000 {
+            if held.len() > 24 || (!held.is_empty() && random(2) == 0) {
+                let (first, count) = held.swap_remove(random(held.len() as u64) as usize);
+                claims.put(first, count);
+                model[first as usize..(first + count) as usize].fill(false);
+                continue;
+            }
+            let unit = [1, 64, BLOCK, 8 * BLOCK][random(4) as usize];
+            let count = (random(4) * unit + random(3)).max(1).min(len);
+            let first = (random(len / unit) * unit + random(2)).min(len - count);
+            let pages = &mut model[first as usize..(first + count) as usize];
+            let free = !pages.contains(&true);
+            assert_eq!(
+                claims.take(first, count),
+                if free { Ok(()) } else { Err(Taken) },
+                "seed {seed}: pages {first}..{}",
+                first + count
+            );
+            if free {
+                pages.fill(true);
+                held.push((first, count));
+            }
+        }
+        for (first, count) in held {
+            claims.put(first, count);
+        }
+        assert_eq!(claims.take(0, len), Ok(()), "seed {seed}: something stayed claimed");
+    }
+}
+
+/// Goal: of many threads that want one run, exactly one has it at a time.
+/// Method: two threads take and put overlapping runs, small and whole blocks, and check a plain
+/// owner word that only the claim protects.
+#[test]
+fn racing_takers_never_hold_the_same_pages() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let claims = Claims::new(4 * BLOCK).unwrap();
+    let owner = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for (me, first, len) in [(1, 3, 2 * BLOCK), (2, 0, BLOCK), (3, 70, 1)] {
+            let (claims, owner) = (&claims, &owner);
+            scope.spawn(move || {
+                for _ in 0..20_000 {
+                    if claims.take(first, len) == Ok(()) {
+                        // All three runs hold page 70, so whoever is here is alone.
+                        assert_eq!(owner.swap(me, Ordering::Relaxed), 0);
+                        assert_eq!(owner.swap(0, Ordering::Relaxed), me);
+                        claims.put(first, len);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(claims.take(0, 4 * BLOCK), Ok(()));
+}
+
+/// Goal: a whole block is claimed by one taker at a time, and takers of its neighbours, whose bits
+/// are in the same word, lose nothing. Method: three threads, a block each and one they all want.
+#[test]
+fn racing_takers_of_whole_blocks_do_not_disturb_their_neighbours() {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let claims = Claims::new(32 * BLOCK).unwrap();
+    let owner = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for me in 1..=3 {
+            let (claims, owner) = (&claims, &owner);
+            scope.spawn(move || {
+                for _ in 0..50_000 {
+                    assert_eq!(claims.take(me * BLOCK, BLOCK), Ok(()));
+                    assert_eq!(claims.take(me * BLOCK, BLOCK), Err(Taken));
+                    if claims.take(31 * BLOCK, BLOCK) == Ok(()) {
+                        assert_eq!(owner.swap(me, Ordering::Relaxed), 0);
+                        assert_eq!(owner.swap(0, Ordering::Relaxed), me);
+                        claims.put(31 * BLOCK, BLOCK);
+                    }
+                    claims.put(me * BLOCK, BLOCK);
+                }
+            });
+        }
+    });
+    assert_eq!(claims.take(0, 32 * BLOCK), Ok(()));
+}
+
+/// Goal: counted claims admit holders of one kind and one extent, and free the pages with the
+/// last. Method: each combination.
+#[test]
+fn counted_claims_admit_only_their_own_kind_and_extent() {
+    let claims = Claims::new(BLOCK).unwrap();
+    assert_eq!(claims.take_counted(8, 4, Sharing::Frozen), Ok(()));
+    assert_eq!(claims.take_counted(8, 4, Sharing::Frozen), Ok(()));
+    assert_eq!(claims.take_counted(8, 4, Sharing::Shared), Err(Taken));
+    assert_eq!(claims.take_counted(8, 3, Sharing::Frozen), Err(Taken));
+    assert_eq!(claims.take_counted(9, 1, Sharing::Frozen), Err(Taken));
+    assert_eq!(claims.take(11, 1), Err(Taken));
+    assert!(!claims.stop_counting(8));
+    claims.put_counted(8);
+    assert_eq!(claims.take(8, 4), Err(Taken));
+    claims.put_counted(8);
+    assert_eq!(claims.take(8, 4), Ok(()));
+}
+
+/// Goal: no two views of one process overlap unless both only read, or both are atomic; and none
+/// reaches the words. Method: a pool, and every pair.
+#[test]
+fn a_second_view_of_the_same_bytes_is_refused() {
+    let pool = pool("views", 64 * PAGE_BYTES);
+    let taken = |span| ViewError::Taken { span };
+
+    let mut mine = pool.exclusive(Span::new(8 * PAGE_BYTES, 5000)).unwrap();
+    mine.fill(7);
+    assert_eq!(mine.len(), 5000);
+    assert_eq!(pool.exclusive(span(9..10)).unwrap_err(), taken(span(9..10)));
+    assert_eq!(pool.frozen(span(8..10)).unwrap_err(), taken(span(8..10)));
+    assert_eq!(pool.shared(span(8..10)).unwrap_err(), taken(span(8..10)));
+    assert_eq!(pool.zero(span(7..9)).unwrap_err(), taken(span(7..9)));
+    assert_eq!(mine[4999], 7);
+
+    let frozen = mine.freeze();
+    let again = frozen.clone();
+    assert!(pool.exclusive(span(8..9)).is_err());
+    assert!(pool.shared(frozen.span()).is_err());
+    assert_eq!(again[..], [7; 5000]);
+    let frozen = frozen.thaw().unwrap_err();
+    drop(again);
+    let shared = frozen.thaw().unwrap().share();
+    let other = pool.shared(shared.span()).unwrap();
+    other.copy_in(4998, &[1, 2]).unwrap();
+    let mut two = [0; 2];
+    shared.copy_out(4998, &mut two).unwrap();
+    assert_eq!(two, [1, 2]);
+    assert!(shared.copy_in(4999, &[1, 2]).is_err());
+    drop(other);
+    drop(shared.unshare().unwrap());
+    assert!(pool.exclusive(span(8..10)).is_ok());
+
+    let words = ViewError::Range(RangeError::Outside { span: span(0..2), limit: pool.bytes() });
+    assert_eq!(pool.exclusive(span(0..2)).unwrap_err(), words);
+    assert!(pool.exclusive(span(63..65)).is_err());
+    assert!(pool.exclusive(Span::new(PAGE_BYTES, 0)).is_err());
+    assert!(pool.exclusive(Span::new(u64::MAX - 4095, PAGE_BYTES)).is_err());
+    assert!(pool.exclusive(Span::new(PAGE_BYTES + 8, 8)).is_err());
+}
+
+/// Goal: copies move exactly the bytes asked for, at any alignment.
+/// Method: every start and length up to three words, against a plain array.
+#[test]
+fn copies_move_exactly_the_bytes_asked_for() {
+    let pool = pool("copies", 2 * PAGE_BYTES);
+    let view = pool.shared(Span::new(PAGE_BYTES, 40)).unwrap();
+    let fresh: Vec<u8> = (1..=40).collect();
+    for at in 0..12 {
+        for len in 0..24 {
+            view.copy_in(0, &fresh).unwrap();
+            let mut model = fresh.clone();
+            model[at..at + len].fill(0xee);
+            view.copy_in(at as u64, &vec![0xee; len]).unwrap();
+            let mut all = [0; 40];
+            view.copy_out(0, &mut all).unwrap();
+            assert_eq!(all[..], model[..], "in: {len} at {at}");
+
+            let mut out = vec![0; len];
+            view.copy_out(at as u64, &mut out).unwrap();
+            assert_eq!(out, vec![0xee; len]);
+            let mut shifted = vec![0; len];
+            view.copy_out(at as u64 + 1, &mut shifted).unwrap();
+            assert_eq!(shifted[..], all[at + 1..at + 1 + len], "out: {len} at {at}");
+        }
+    }
+    view.zero();
+    assert!(view.words().iter().all(|word| word.load(std::sync::atomic::Ordering::Relaxed) == 0));
+}

@@ -1,0 +1,290 @@
+//! The pool: memory that several processes share, and the verbs a program uses.
+
+use crate::buf::{Buf, Frozen, Shared};
+use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, VerifyError};
+use crate::info::{Info, MemberInfo};
+use crate::member::{self, Member};
+use crate::options::Options;
+use crate::os::{pagemap, passing};
+use crate::token::Token;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use vmalloc_core::{Area, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified};
+
+/// A pool of memory, opened by this process, which is a member of it until the last clone and the
+/// last buffer are dropped.
+///
+/// Clones are the same member. All methods take `&self`; threads share a pool freely.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    member: Arc<Member>,
+}
+
+impl Pool {
+    /// How to make or open a pool otherwise than by default.
+    #[must_use]
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Makes a pool that may hold `capacity_bytes`, without a name: it lives while a process has
+    /// it open. Costs about 0.6 % of the capacity at once, for tables.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`].
+    pub fn create(capacity_bytes: u64) -> Result<Pool, CreateError> {
+        Pool::options().create(capacity_bytes)
+    }
+
+    /// Makes a pool at a path on tmpfs, `/dev/shm/frames` say. It lives until the file is removed.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`].
+    pub fn create_at(path: impl AsRef<Path>, capacity_bytes: u64) -> Result<Pool, CreateError> {
+        Pool::options().create_at(path.as_ref(), capacity_bytes)
+    }
+
+    /// Opens the pool at a path, or at another process's `/proc/PID/fd/N`
+    /// (see [`Pool::share_path`]), and joins it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Pool, OpenError> {
+        Pool::options().open(path.as_ref())
+    }
+
+    /// Opens the pool whose descriptor a member sends with [`Pool::send`], and joins it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub fn receive(socket: &UnixStream) -> Result<Pool, OpenError> {
+        let fd = passing::recv_fd(socket).map_err(|e| OpenError::Os(Box::new(e)))?;
+        Pool::options().open_fd(fd)
+    }
+
+    pub(crate) fn new(member: Member) -> Pool {
+        Pool { member: Arc::new(member) }
+    }
+
+    /// Sends the pool's descriptor over a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// What the socket said.
+    pub fn send(&self, socket: &UnixStream) -> std::io::Result<()> {
+        Ok(passing::send_fd(socket, self.as_fd())?)
+    }
+
+    /// A path by which other processes of this user can open the pool while this one lives:
+    /// `/proc/PID/fd/N`.
+    #[must_use]
+    pub fn share_path(&self) -> PathBuf {
+        self.member.ground.mapping.file().share_path()
+    }
+
+    /// Allocates `bytes` bytes. Contents undefined: what this process freed, or zeros; never what
+    /// another process left. Linux: `vmalloc`.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; nothing was taken.
+    pub fn vmalloc(&self, bytes: usize) -> Result<Buf, AllocError> {
+        self.alloc(&Request::bytes(bytes as u64))
+    }
+
+    /// Allocates `bytes` zeroed bytes. Linux: `vzalloc`.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; nothing was taken.
+    pub fn vzalloc(&self, bytes: usize) -> Result<Buf, AllocError> {
+        self.alloc(&Request::bytes(bytes as u64).zeroed())
+    }
+
+    /// Allocates what the request says. If there is no room, purges, and looks for members that
+    /// died with memory in their hands, before it gives up.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError`]; nothing was taken.
+    pub fn alloc(&self, request: &Request) -> Result<Buf, AllocError> {
+        self.alive().map_err(|()| AllocError::Forked)?;
+        let area = match self.member.engine().vmalloc(request) {
+            Err(e) if e.purge_may_help() && self.recover().areas > 0 => {
+                self.member.engine().vmalloc(request)
+            }
+            done => done,
+        };
+        let area = area.map_err(AllocError::Engine)?;
+        let view = self.member.ground.mapping.exclusive(self.bytes_of(&area));
+        match view {
+            Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
+            // This process has a view of these pages: the records lie. The area is left as it
+            // is, since freeing it would hand the pages to somebody else.
+            Err(e) => Err(AllocError::Damaged(Box::new(e))),
+        }
+    }
+
+    /// Attaches to a frozen area: a plain slice of the frames its maker filled.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; nothing is attached.
+    pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
+        let area = self.attach_area(token, Kind::Frozen)?;
+        match self.member.ground.mapping.frozen(self.bytes_of(&area)) {
+            Ok(view) => Ok(Frozen::new(Arc::clone(&self.member), *token, view)),
+            Err(e) => {
+                self.member.detach(token.area, token.generation);
+                Err(AttachError::Damaged(Box::new(e)))
+            }
+        }
+    }
+
+    /// Attaches to an area that its members write.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; nothing is attached.
+    pub fn attach_shared(&self, token: &Token) -> Result<Shared, AttachError> {
+        let area = self.attach_area(token, Kind::Shared)?;
+        match self.member.ground.mapping.shared(self.bytes_of(&area)) {
+            Ok(view) => Ok(Shared::new(Arc::clone(&self.member), *token, view)),
+            Err(e) => {
+                self.member.detach(token.area, token.generation);
+                Err(AttachError::Damaged(Box::new(e)))
+            }
+        }
+    }
+
+    /// Frees a published area by its token: nobody can attach any more, and when the last member
+    /// has detached, it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]; nothing was freed.
+    pub fn free(&self, token: &Token) -> Result<(), FreeError> {
+        self.alive().map_err(|()| FreeError::Forked)?;
+        self.check_pool(token).map_err(|(token, pool)| FreeError::OtherPool { token, pool })?;
+        let freed = self.member.engine().free(token.area, token.generation);
+        freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
+    }
+
+    /// Gives the frames of everything that is parked back to the system.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError`]; what was not purged is still parked.
+    pub fn purge(&self) -> Result<Purged, PurgeError> {
+        if self.member.is_forked() { Ok(Purged::default()) } else { self.member.engine().purge() }
+    }
+
+    /// Recovers what members that died held. Joining does it, and an allocation that finds no
+    /// room; call it to see what it finds.
+    pub fn recover(&self) -> Recovered {
+        if self.member.is_forked() { Recovered::default() } else { self.member.recover_dead() }
+    }
+
+    /// Checks the invariants. Other members must be idle meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`]: which one does not hold, where.
+    pub fn verify(&self) -> Result<Verified, VerifyError> {
+        let verified = self.member.engine().verify().map_err(VerifyError::Engine)?;
+        let charged = self.member.ground.header().charged();
+        let charged = charged.load(std::sync::atomic::Ordering::SeqCst);
+        let found = verified.pages.0;
+        if charged == found { Ok(verified) } else { Err(VerifyError::Charged { charged, found }) }
+    }
+
+    /// What the pool is and holds, taken while others work.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        Info::of(&self.member.ground)
+    }
+
+    /// Every area, parked ones too, in address order; `Display` of one is its `vmallocinfo` line.
+    #[must_use]
+    pub fn areas(&self) -> Vec<Area> {
+        self.member.engine().areas().collect()
+    }
+
+    /// The members whose slots are taken.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        MemberInfo::all(&self.member.ground)
+    }
+
+    /// This member's number.
+    #[must_use]
+    pub fn member_number(&self) -> usize {
+        self.member.me.number()
+    }
+
+    /// Where the window begins in this process. An area's address is this plus its pages' offset.
+    #[must_use]
+    pub fn window_base(&self) -> usize {
+        self.member.ground.window_base()
+    }
+
+    /// How many virtual memory areas of this process the pool takes: three, whatever it holds.
+    ///
+    /// # Errors
+    ///
+    /// What reading `/proc/self/maps` said.
+    pub fn vmas(&self) -> std::io::Result<usize> {
+        let (base, bytes) = (self.member.ground.mapping.base(), self.member.ground.mapping.bytes());
+        Ok(pagemap::vmas_within(&(base..base + bytes as usize))?)
+    }
+
+    /// The token of a published area, for tools that list areas.
+    #[must_use]
+    pub fn token_of(&self, area: &Area) -> Option<Token> {
+        crate::info::token_of(&self.member.ground, area)
+    }
+
+    fn attach_area(&self, token: &Token, kind: Kind) -> Result<Area, AttachError> {
+        self.alive().map_err(|()| AttachError::Forked)?;
+        self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
+        let (member, core) = (&self.member, token.core());
+        let area = member.engine().look(&core).map_err(AttachError::Engine)?;
+        if area.kind != kind {
+            return Err(if area.kind == Kind::Frozen {
+                AttachError::Frozen
+            } else {
+                AttachError::Shared
+            });
+        }
+        member.attach(&core).map_err(AttachError::Engine)
+    }
+
+    fn bytes_of(&self, area: &Area) -> crate::os::Span {
+        let pages = PageRange { start: area.pages.start, len: area.pages.len };
+        let span = self.member.ground.span(pages);
+        crate::os::Span::new(span.start, area.bytes.min(span.len))
+    }
+
+    fn check_pool(&self, token: &Token) -> Result<(), (u32, u32)> {
+        let pool = self.member.ground.shape.pool_number();
+        if token.pool == pool { Ok(()) } else { Err((token.pool, pool)) }
+    }
+
+    fn alive(&self) -> Result<(), ()> {
+        if self.member.is_forked() { Err(()) } else { Ok(()) }
+    }
+}
+
+impl AsFd for Pool {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.member.ground.mapping.file().as_fd()
+    }
+}
+
+pub(crate) use member::is_alive;

@@ -1,0 +1,30 @@
+//! The arguments of `cargo xtask`, as clap reads them.
+//!
+//! A file of its own because the check of the documents asks it which commands exist.
+
+use crate::checks::Check;
+use clap::{Parser, Subcommand};
+
+/// Tests, checks and CI of vmalloc.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// The tasks.
+#[derive(Subcommand)]
+pub enum Task {
+    /// Run every test and doctest, then list what was skipped and how to get it.
+    Test,
+    /// Run what CI runs, stop at the first failure and say how to repeat that step alone.
+    Ci,
+    /// Run one check of the sources and documents, or all of them.
+    Check {
+        /// Which check; all of them if absent.
+        #[arg(value_enum)]
+        name: Option<Check>,
+    },
+}
