@@ -611,7 +611,7 @@ pub fn vunmap_leaves_the_frames_to_their_owner(s: &mut dyn Subject) {
     let first = s.vmap(0, &singles(&frames)).expect("vmap");
     fill(s, first, 7);
     s.vunmap(first).expect("mapped");
-    assert!(!s.areas(0).iter().any(|area| in_use(area)), "still listed as in use");
+    assert!(!s.areas(0).iter().any(in_use), "still listed as in use");
     purge(s);
     assert!(!s.is_readable(0, first.addr), "readable after the purge");
     assert_eq!(s.stats(0).frames_free, free_before);
