@@ -48,6 +48,7 @@ mod request;
 mod reserve;
 mod share;
 mod verify;
+mod vread;
 
 // The top.
 pub mod engine;

@@ -140,6 +140,10 @@ pub trait Machine {
     /// The frame behind a page, where the machine knows it.
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)>;
 
+    /// Copies out of page `page` from byte `offset` on, without faulting; `out` ends within the
+    /// page. `false`: nothing is mapped there, and `out` may hold anything.
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool;
+
     /// Called when a dead member has been recovered: the machine's account of what it has given
     /// out may be wrong by what that member was doing. `held` counts it again: `None` while an
     /// area is between two states.

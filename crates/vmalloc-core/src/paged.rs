@@ -9,6 +9,7 @@
 use crate::backing::Backings;
 use crate::machine::{BackError, Backing, FlushError, Machine, View};
 use crate::platform::{Frames, MapError, Mapper, Prot, Ram, Tlb};
+use crate::sync::Ordering;
 use crate::units::{Extent, ORDER_MAX, PageRange, Pages, Pfn, Vpn};
 use core::convert::Infallible;
 
@@ -171,5 +172,15 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
         self.hardware.translate(page)
+    }
+
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
+        let Some((pfn, _)) = self.hardware.translate(page) else { return false };
+        let words = self.hardware.words(pfn);
+        for (i, byte) in (offset..).zip(out) {
+            // Relaxed: a copy of memory that others may be writing.
+            *byte = (words[i / 8].load(Ordering::Relaxed) >> (i % 8 * 8)) as u8;
+        }
+        true
     }
 }

@@ -217,6 +217,12 @@ impl Machine for Linear<'_> {
         None
     }
 
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
+        // Through the kernel: no reference of ours to memory that others write.
+        let start = self.0.span(PageRange { start: page, len: Pages(1) }).start;
+        self.0.mapping.file().read_at(start + offset as u64, out)
+    }
+
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
         for _ in 0..64 {
             let before = self.0.charged().load(Ordering::SeqCst);
