@@ -17,7 +17,9 @@ mod look;
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;
 use crate::context::Context;
-use crate::error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
+use crate::error::{
+    AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
+};
 use crate::layout::{Geometry, Stat, Tables};
 use crate::machine::{BackError, Backing, Machine};
 use crate::map::map;
@@ -29,6 +31,7 @@ use crate::record::{Kind, Record, flags};
 use crate::recover::{Recovered, recover};
 use crate::request::{Plan, Request};
 use crate::reserve::reserve;
+use crate::resize::resize;
 use crate::share::{self, Publish, Token, attach_in_place, free_published};
 use crate::tag::Owner;
 use crate::units::{Extent, Pages, VirtAddr, Vpn};
@@ -174,6 +177,29 @@ impl<'a, M: Machine> Engine<'a, M> {
                 free_published(&self.context, record, state).map(|()| self.limit())
             }
             _ => Err(stale),
+        }
+    }
+
+    /// Gives an area that is this member's alone another size, where it lies: a longer one takes
+    /// frames, and pages behind it if nobody has them; a shorter one gives frames back. New pages
+    /// are zeros if `zeroed`. Linux: `vrealloc`, which never grows an area.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the area is as it was. `NoRoom`: it would have to move.
+    pub fn resize(
+        &self,
+        id: AreaId,
+        generation: u64,
+        bytes: u64,
+        zeroed: bool,
+    ) -> Result<Area, ResizeError> {
+        loop {
+            match resize(&self.context, id, generation, bytes, zeroed) {
+                Err(ResizeError::Back(e))
+                    if AllocError::Back(e).purge_may_help() && self.made_room() => {}
+                done => return done,
+            }
         }
     }
 

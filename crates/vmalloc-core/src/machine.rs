@@ -117,6 +117,29 @@ pub trait Machine {
     /// engine flushes.
     fn map(&self, view: &View) -> Result<(), MapError>;
 
+    /// Finds frames for `more`, the pages right behind `view`, and adds them to its backing, which
+    /// has no other user. The new word for the backing.
+    ///
+    /// # Errors
+    ///
+    /// [`BackError`]; the backing is as it was.
+    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError>;
+
+    /// Shows `more`, the last pages of `view`, and makes the guard behind them fault; with no
+    /// pages in `more`, the guard alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::map`].
+    fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError>;
+
+    /// Fills `more`, the last pages of `view`, with zeros.
+    fn zero_more(&self, view: &View, more: PageRange);
+
+    /// Keeps the first `pages` pages of the view's backing and sends the other frames home: they
+    /// were never mapped, or have been flushed. The new word for the backing.
+    fn truncate(&self, view: &View, pages: Pages) -> Backing;
+
     /// Called when pages have become valid, before anyone is told of them.
     fn publish(&self, pages: PageRange);
 

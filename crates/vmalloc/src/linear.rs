@@ -188,6 +188,24 @@ impl Machine for Linear<'_> {
         placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
 
+    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
+        self.back(more, huge)?;
+        Ok(Backing(view.pages.len.0 + more.len.0))
+    }
+
+    fn map_more(&self, view: &View, _more: PageRange) -> Result<(), MapError> {
+        self.map(view)
+    }
+
+    fn zero_more(&self, _view: &View, _more: PageRange) {
+        // Never asked: what `extend` commits is zero.
+    }
+
+    fn truncate(&self, view: &View, pages: Pages) -> Backing {
+        self.0.uncharge(Pages(view.pages.len.0.saturating_sub(pages.0)));
+        Backing(pages.0)
+    }
+
     fn publish(&self, _pages: PageRange) {}
 
     fn zero(&self, view: &View) {
