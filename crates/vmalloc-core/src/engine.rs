@@ -96,7 +96,7 @@ impl<'a, M: Machine> Engine<'a, M> {
         if let Some(area) = lazy::revive(&self.context, &plan) {
             return self.counted(Ok(area));
         }
-        self.counted(self.with_purge(|| {
+        self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backed = back(reserved).map_err(AllocError::Back)?;
             let mapped = map(backed).map_err(AllocError::Map)?;
@@ -124,7 +124,7 @@ impl<'a, M: Machine> Engine<'a, M> {
         let pages = frames.iter().fold(0_u64, |sum, run| sum.saturating_add(run.len.0));
         let bytes = pages.saturating_mul(crate::PAGE_SIZE as u64);
         let plan = self.plan(&mapping(bytes, prot, flags::VMAP))?;
-        self.counted(self.with_purge(|| {
+        self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backed = adopt(reserved, frames).map_err(AllocError::Back)?;
             let mapped = map(backed).map_err(AllocError::Map)?;
@@ -198,10 +198,11 @@ impl<'a, M: Machine> Engine<'a, M> {
         }
         let request = mapping(token.pages.bytes(), prot, flags::BORROWED);
         let plan = self.plan(&request).map_err(AttachError::Alloc)?;
-        let area = self.with_purge(|| {
+        let area = self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backing = Backing(token.backing);
-            let pages = self.context.machine.borrow(backing).map_err(AllocError::Back)?;
+            let pages = self.context.machine.borrow(backing, token.generation);
+            let pages = pages.map_err(AllocError::Back)?;
             let backed = borrow(reserved, backing);
             if pages != token.pages {
                 return Err(AllocError::Back(BackError::Gone));
@@ -282,6 +283,12 @@ impl<'a, M: Machine> Engine<'a, M> {
         recover(&self.context, dead)
     }
 
+    /// Says that what this member freed is nobody's: before its number goes to somebody else, who
+    /// must not see what it left.
+    pub fn leave(&self) {
+        lazy::disown_all(&self.context, self.context.me);
+    }
+
     /// The area around an address, in whatever state. Linux: `find_vm_area`.
     #[must_use]
     pub fn find(&self, addr: VirtAddr) -> Option<Area> {
@@ -325,12 +332,18 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     /// Runs a walk; if there was no room, purges a batch and runs it again, until there is room
-    /// or nothing left to purge.
-    fn with_purge(&self, walk: impl Fn() -> Result<Area, AllocError>) -> Result<Area, AllocError> {
+    /// or nothing left to purge. Who may not wait gets a parked area that is large enough.
+    fn with_purge(
+        &self,
+        plan: &Plan,
+        walk: impl Fn() -> Result<Area, AllocError>,
+    ) -> Result<Area, AllocError> {
         loop {
             match walk() {
-                Err(e) if e.purge_may_help() && self.made_room() => {}
-                done => return done,
+                Err(e) if !e.purge_may_help() => return Err(e),
+                Err(_) if plan.may_wait && self.made_room() => {}
+                Err(e) => return lazy::borrow_larger(&self.context, plan).ok_or(e),
+                area => return area,
             }
         }
     }
