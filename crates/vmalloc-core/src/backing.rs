@@ -22,6 +22,9 @@ use crate::units::{Extent, ORDER_MAX, Order, Pages, Pfn};
 const RECORD_WORDS: usize = 8;
 const STATE: usize = 0;
 const USERS: usize = 1;
+/// The users' word: how many there are, and in the upper half for which tenant of its area the
+/// backing is offered; 0: for none.
+const USERS_MAX: u64 = (1 << 32) - 1;
 const PAGES: usize = 2;
 const EXTENTS: usize = 3;
 const INLINE: usize = 4;
@@ -131,15 +134,34 @@ impl<'a> Backings<'a> {
         self.dissolve(draft.index, draft.kind, frames, ram);
     }
 
-    /// Counts one more user; the backing's pages.
+    /// Lets `borrow` succeed for tenant `generation` of the area that has this backing, and for
+    /// no other: a backing outlives a tenant when its area is revived.
+    pub(crate) fn offer(&self, name: u64, generation: u64) {
+        let Some(index) = self.index_of(name) else { return };
+        let offer = |users: u64| Some(users & USERS_MAX | offered_for(generation));
+        let _ = self.word(index, USERS).fetch_update(Ordering::AcqRel, Ordering::Acquire, offer);
+    }
+
+    /// Takes back the offer for tenant `generation`, if it stands.
+    pub(crate) fn withdraw(&self, name: u64, generation: u64) {
+        let Some(index) = self.index_of(name) else { return };
+        let stands = |users: &u64| users & !USERS_MAX == offered_for(generation);
+        let none = |users: u64| Some(users).filter(stands).map(|users| users & USERS_MAX);
+        let _ = self.word(index, USERS).fetch_update(Ordering::AcqRel, Ordering::Acquire, none);
+    }
+
+    /// Counts one more user, if the backing is offered for tenant `generation`; the backing's
+    /// pages.
     pub(crate) fn borrow<F: Frames, R: Ram>(
         &self,
         name: u64,
+        generation: u64,
         frames: &F,
         ram: &R,
     ) -> Result<Pages, BackError> {
         let index = self.index_of(name).ok_or(BackError::Gone)?;
-        let more = |users: u64| (users > 0).then_some(users + 1);
+        let offered = |users: u64| users & !USERS_MAX == offered_for(generation);
+        let more = |users: u64| (users & USERS_MAX > 0 && offered(users)).then(|| users + 1);
         self.word(index, USERS)
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
             .map_err(|_| BackError::Gone)?;
@@ -153,16 +175,17 @@ impl<'a> Backings<'a> {
 
     /// Whether the backing has one user. A name that lives no more is nobody's: `false`.
     pub(crate) fn is_exclusive(&self, name: u64) -> bool {
-        self.index_of(name).is_some_and(|i| self.word(i, USERS).load(Ordering::Acquire) == 1)
+        let users = |index| self.word(index, USERS).load(Ordering::Acquire) & USERS_MAX;
+        self.index_of(name).is_some_and(|index| users(index) == 1)
     }
 
     /// Counts one user less; after the last one the frames go home. A name that lives no more is
     /// passed over.
     pub(crate) fn release<F: Frames, R: Ram>(&self, name: u64, frames: &F, ram: &R) {
         let Some(index) = self.index_of(name) else { return };
-        let less = |users: u64| users.checked_sub(1);
+        let less = |users: u64| (users & USERS_MAX > 0).then(|| users - 1);
         let was = self.word(index, USERS).fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-        if was == Ok(1) {
+        if was.is_ok_and(|users| users & USERS_MAX == 1) {
             let kind = self.word(index, STATE).load(Ordering::Acquire) & 3;
             self.dissolve(index, kind, frames, ram);
         }
@@ -177,6 +200,15 @@ impl<'a> Backings<'a> {
     ) -> Result<(), E> {
         let Some(index) = self.index_of(name) else { return Ok(()) };
         self.each_at(index, ram, &mut visit)
+    }
+
+    /// Frames that go home with a living backing; those that `vmap` was given are not among them.
+    /// O(len).
+    #[must_use]
+    pub fn owned_frames(&self) -> Pages {
+        let owned = |i: &usize| self.word(*i, STATE).load(Ordering::Relaxed) & 3 == OWNED;
+        let pages = |i: usize| self.word(i, PAGES).load(Ordering::Relaxed);
+        Pages((0..self.len).filter(owned).map(pages).sum())
     }
 
     /// Frames that hold extents of living backings. O(len + chained frames).
@@ -304,6 +336,12 @@ impl<'a> Backings<'a> {
     fn word(&self, index: usize, word: usize) -> &'a AtomicU64 {
         &self.records[index * RECORD_WORDS + word]
     }
+}
+
+/// The upper half of the users' word. It tells tenants of one backing apart, of which there are
+/// fewer than 2^32.
+fn offered_for(generation: u64) -> u64 {
+    (generation & USERS_MAX).max(1) << 32
 }
 
 fn pack(run: Extent) -> u64 {

@@ -201,7 +201,8 @@ impl<'a, M: Machine> Engine<'a, M> {
         let area = self.with_purge(|| {
             let reserved = reserve(&self.context, &plan)?;
             let backing = Backing(token.backing);
-            let pages = self.context.machine.borrow(backing).map_err(AllocError::Back)?;
+            let pages = self.context.machine.borrow(backing, token.generation);
+            let pages = pages.map_err(AllocError::Back)?;
             let backed = borrow(reserved, backing);
             if pages != token.pages {
                 return Err(AllocError::Back(BackError::Gone));

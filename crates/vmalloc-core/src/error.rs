@@ -154,8 +154,14 @@ impl AllocError {
         matches!(
             self,
             AllocError::NoHole { .. }
-                | AllocError::Back(BackError::NoFrames { .. } | BackError::MachineFull { .. })
+                | AllocError::Back(
+                    BackError::NoFrames { .. }
+                        | BackError::MachineFull { .. }
+                        // Parked areas hold records of their frames, too.
+                        | BackError::NoMetadata
+                )
                 | AllocError::Map(MapError::NoTable { .. })
+                | AllocError::NoMetadata(_)
         )
     }
 }

@@ -86,12 +86,24 @@ pub trait Machine {
     /// [`BackError`].
     fn adopt(&self, frames: &[Extent]) -> Result<Backing, BackError>;
 
+    /// From here on `borrow` accepts the backing for tenant `generation` of its area. A machine
+    /// whose members share areas in place has no use for it.
+    fn offer(&self, backing: Backing, generation: u64) {
+        let _ = (backing, generation);
+    }
+
+    /// Takes that back; those who have borrowed keep what they have. Idempotent.
+    fn withdraw(&self, backing: Backing, generation: u64) {
+        let _ = (backing, generation);
+    }
+
     /// Counts one more user of a backing, and says how many pages it has.
     ///
     /// # Errors
     ///
-    /// [`BackError::Gone`]: the word names no living backing.
-    fn borrow(&self, backing: Backing) -> Result<Pages, BackError>;
+    /// [`BackError::Gone`]: the word names no living backing, or none that is offered for
+    /// `generation`.
+    fn borrow(&self, backing: Backing, generation: u64) -> Result<Pages, BackError>;
 
     /// Whether the backing has one user only.
     fn is_exclusive(&self, backing: Backing) -> bool;

@@ -112,8 +112,16 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         Ok(Backing(self.backings.finish(draft)))
     }
 
-    fn borrow(&self, backing: Backing) -> Result<Pages, BackError> {
-        self.backings.borrow(backing.0, &self.frames, &self.hardware)
+    fn offer(&self, backing: Backing, generation: u64) {
+        self.backings.offer(backing.0, generation);
+    }
+
+    fn withdraw(&self, backing: Backing, generation: u64) {
+        self.backings.withdraw(backing.0, generation);
+    }
+
+    fn borrow(&self, backing: Backing, generation: u64) -> Result<Pages, BackError> {
+        self.backings.borrow(backing.0, generation, &self.frames, &self.hardware)
     }
 
     fn is_exclusive(&self, backing: Backing) -> bool {

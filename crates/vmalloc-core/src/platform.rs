@@ -52,6 +52,28 @@ pub trait Frames {
     fn total(&self) -> Pages;
 }
 
+impl<F: Frames + ?Sized> Frames for &F {
+    fn take(&self, order: Order) -> Result<Pfn, NoFrames> {
+        (**self).take(order)
+    }
+
+    fn take_bulk(&self, want: Pages, out: &mut [Extent]) -> usize {
+        (**self).take_bulk(want, out)
+    }
+
+    fn give(&self, run: Extent) {
+        (**self).give(run);
+    }
+
+    fn free(&self) -> Pages {
+        (**self).free()
+    }
+
+    fn total(&self) -> Pages {
+        (**self).total()
+    }
+}
+
 /// The direct map: frames as words, for the engine's own metadata and for zeroing.
 pub trait Ram {
     /// The words of frame `pfn`, which the engine has taken and maps nowhere.

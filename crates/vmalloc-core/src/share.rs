@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::{AttachError, FreeError, ShareError};
 use crate::layout::Stat;
 use crate::lazy;
-use crate::machine::Machine;
+use crate::machine::{Backing, Machine};
 use crate::presence::Presence;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Record, State, flags};
@@ -52,7 +52,8 @@ pub(crate) fn share<M: Machine>(
     let stale = ShareError::Stale { generation };
     let record = record_of(context, id).ok_or(stale)?;
     let live = State::new(Kind::Live, Some(context.me), generation);
-    if record.state() != Some(live) {
+    let shape = record.shape();
+    if record.state() != Some(live) || shape.flags & flags::BORROWED != 0 {
         return Err(stale);
     }
     commit_cells(context, id).map_err(ShareError::NoMetadata)?;
@@ -60,8 +61,9 @@ pub(crate) fn share<M: Machine>(
     let presence = Presence::of(context.tables, record.id);
     presence.enter(context.me, generation);
     let kind = if how == Publish::Frozen { Kind::Frozen } else { Kind::Shared };
-    let shape = record.shape();
+    context.machine.offer(Backing(shape.backing), generation);
     if !record.step(live, State { kind, ..live }) {
+        context.machine.withdraw(Backing(shape.backing), generation);
         presence.leave(context.me, generation);
         return Err(stale);
     }
@@ -126,9 +128,12 @@ pub(crate) fn free_published<M: Machine>(
     state: State,
 ) -> Result<(), FreeError> {
     let dying = State { kind: Kind::Dying, ..state };
+    // Before the step: afterwards another may park the area and revive it.
+    let backing = Backing(record.shape().backing);
     if !record.step(state, dying) {
         return Err(FreeError::Stale { generation: state.generation });
     }
+    context.machine.withdraw(backing, state.generation);
     context.count(Stat::Frees, 1);
     crate::sync::fence(crate::sync::Ordering::SeqCst);
     reap(context, record);

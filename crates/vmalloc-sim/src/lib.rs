@@ -63,10 +63,24 @@ mod machine;
 mod cpu;
 mod space;
 
+// A kernel on it.
+mod kernel;
+
+// The suite: for this machine and any other.
+pub mod model;
+pub mod ops;
+mod subject;
+mod subject_sim;
+
 pub use cpu::Cpu;
 pub use faults::{FaultPlan, FaultyFrames, Step};
+pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
 pub use machine::{Config, Counters, Hardware, InterruptsOff, StaleHit};
 pub use mmu::{Access, Fault, Translation};
+pub use model::{Divergence, Tally, replay, run};
+pub use ops::Op;
 pub use ram::SimRam;
 pub use space::AddressSpace;
+pub use subject::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
+pub use subject_sim::{SimHost, SimSubject};
 pub use tlb::{SpaceId, TlbSize};

@@ -1,0 +1,206 @@
+//! The operation language: what may be done to a machine, as plain data.
+//!
+//! Random tests, fuzzers and regressions speak it, for every machine the same. Operands are
+//! numbers that always mean something: `nth: 7` of three areas is the second, and of none is a
+//! step left out. So any part of a failing sequence is a sequence, and shrinking works.
+//!
+//! `Debug` prints an operation as it is written in Rust; a failing sequence prints as a test to
+//! paste ([`crate::Divergence`]).
+
+use crate::Step;
+use crate::subject::{Abilities, Setup, Want};
+use proptest::prelude::*;
+use vmalloc_core::{PAGE_SIZE, Pages, Publish};
+
+const PAGE: u64 = PAGE_SIZE as u64;
+
+/// One thing done to a machine. `nth` counts among what fits: areas owned, attached, vmapped, or
+/// any area that is shown; modulo how many there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Allocates.
+    Alloc {
+        /// For whom.
+        member: usize,
+        /// What.
+        want: Want,
+    },
+    /// Frees an owned area.
+    Free {
+        /// Which.
+        nth: usize,
+    },
+    /// Tries to free at an address inside an owned area, its base excepted, or in its guard.
+    FreeInside {
+        /// Which area.
+        nth: usize,
+        /// How far in, modulo area and guard.
+        offset: u64,
+    },
+    /// Frees an owned area, and then again.
+    FreeTwice {
+        /// Which.
+        nth: usize,
+    },
+    /// Writes a pattern to an area, of whatever kind.
+    Write {
+        /// Which.
+        nth: usize,
+        /// From which byte, modulo its size.
+        at: u64,
+        /// How many bytes, at most to its end.
+        len: u64,
+        /// What pattern.
+        seed: u8,
+    },
+    /// Reads an area, of whatever kind, and compares.
+    Read {
+        /// Which.
+        nth: usize,
+        /// From which byte, modulo its size.
+        at: u64,
+        /// How many bytes, at most to its end.
+        len: u64,
+    },
+    /// Publishes an owned area; an error if it is published already.
+    Share {
+        /// Which.
+        nth: usize,
+        /// Read-only or writable.
+        how: Publish,
+    },
+    /// Attaches by a token, be it stale.
+    Attach {
+        /// Who.
+        member: usize,
+        /// Which of the tokens there ever were.
+        nth: usize,
+    },
+    /// Detaches an attached area.
+    Detach {
+        /// Which.
+        nth: usize,
+    },
+    /// Takes frames one by one and shows them as an area, in another order.
+    Vmap {
+        /// To whom.
+        member: usize,
+        /// How many.
+        frames: usize,
+        /// Which order.
+        shuffle: u64,
+    },
+    /// Unmaps a vmapped area; its frames go back with the next full purge.
+    Vunmap {
+        /// Which.
+        nth: usize,
+    },
+    /// Purges one batch of a member's window.
+    PurgeStep {
+        /// Whose.
+        member: usize,
+    },
+    /// Purges everything.
+    Purge,
+    /// Checks all there is to check.
+    Verify,
+    /// Makes a step that is to come fail, once.
+    FailNext {
+        /// What kind of step.
+        step: Step,
+        /// Which: 1 is the next.
+        n: u64,
+    },
+    /// From here on nobody may wait for other CPUs, or they may again.
+    MayWait {
+        /// Whether they may.
+        may: bool,
+    },
+}
+
+/// Sequences of up to `len` operations that a machine of this size and these abilities
+/// understands.
+pub fn sequences(
+    setup: Setup,
+    abilities: Abilities,
+    len: usize,
+) -> impl Strategy<Value = Vec<Op>> + use<> {
+    prop::collection::vec(op(setup, abilities), 1..=len)
+}
+
+/// One such operation.
+pub fn op(setup: Setup, abilities: Abilities) -> impl Strategy<Value = Op> + use<> {
+    let member = 0..setup.members;
+    let nth = 0..64_usize;
+    let how = prop_oneof![Just(Publish::Frozen), Just(Publish::Shared)];
+    let step = prop::sample::select(&Step::ALL[..]);
+    let alloc = (member.clone(), want(setup));
+    let range = (nth.clone(), any::<u64>(), 1..5 * PAGE);
+    let write = (range.clone(), any::<u8>());
+    let vmap = (member.clone(), 0..24_usize, any::<u64>());
+    // Weights that keep the pool between empty and full.
+    let mut ops: Vec<(u32, BoxedStrategy<Op>)> = vec![
+        (20, alloc.prop_map(|(member, want)| Op::Alloc { member, want }).boxed()),
+        (12, nth.clone().prop_map(|nth| Op::Free { nth }).boxed()),
+        (6, range.prop_map(|(nth, at, len)| Op::Read { nth, at, len }).boxed()),
+        (12, write.prop_map(|((nth, at, len), seed)| Op::Write { nth, at, len, seed }).boxed()),
+        (6, (nth.clone(), how).prop_map(|(nth, how)| Op::Share { nth, how }).boxed()),
+        (
+            8,
+            (member.clone(), nth.clone())
+                .prop_map(|(member, nth)| Op::Attach { member, nth })
+                .boxed(),
+        ),
+        (5, nth.clone().prop_map(|nth| Op::Detach { nth }).boxed()),
+        (2, member.prop_map(|member| Op::PurgeStep { member }).boxed()),
+        (2, Just(Op::Purge).boxed()),
+        (2, Just(Op::Verify).boxed()),
+    ];
+    if abilities.frees_by_address {
+        let inside = (nth.clone(), any::<u64>());
+        ops.push((2, inside.prop_map(|(nth, offset)| Op::FreeInside { nth, offset }).boxed()));
+        ops.push((1, nth.clone().prop_map(|nth| Op::FreeTwice { nth }).boxed()));
+    }
+    if abilities.vmaps {
+        let vmap = vmap.prop_map(|(member, frames, shuffle)| Op::Vmap { member, frames, shuffle });
+        ops.push((3, vmap.boxed()));
+        ops.push((3, nth.prop_map(|nth| Op::Vunmap { nth }).boxed()));
+    }
+    if abilities.injects_faults {
+        ops.push((4, (step, 1..4_u64).prop_map(|(step, n)| Op::FailNext { step, n }).boxed()));
+        ops.push((1, any::<bool>().prop_map(|may| Op::MayWait { may }).boxed()));
+    }
+    prop::strategy::Union::new_weighted(ops)
+}
+
+/// Requests, mostly such as can be served; some that are wrong in one way or another.
+pub fn want(setup: Setup) -> impl Strategy<Value = Want> + use<> {
+    (bytes(setup.frames), align(), any::<[bool; 4]>()).prop_map(
+        |(bytes, align, [zeroed, odd, huge, strict])| {
+            // Most with a guard, and most reusable: that is the default.
+            let (guard, reuse) = (!(odd && huge), !(odd && strict));
+            Want { bytes, align, zeroed, guard, huge, reuse }
+        },
+    )
+}
+
+fn bytes(pool: Pages) -> impl Strategy<Value = u64> + use<> {
+    let pool = pool.bytes();
+    prop_oneof![
+        10 => 1..=8 * PAGE,
+        // Few shapes, so that they are revived.
+        6 => prop::sample::select(vec![1_u64, 2, 4, 16]).prop_map(|pages| pages * PAGE),
+        6 => 1..=pool / 8,
+        2 => 1..=pool,
+        1 => pool..=2 * pool,
+        1 => prop::sample::select(vec![0, u64::MAX, u64::MAX - PAGE, 1 << 63]),
+    ]
+}
+
+fn align() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        12 => Just(PAGE),
+        6 => (0..=22_u32).prop_map(|log2| 1 << log2),
+        1 => prop::sample::select(vec![0, 3, 4097, 3 * PAGE, 1 << 31, 1 << 63, u64::MAX]),
+    ]
+}
