@@ -283,6 +283,12 @@ impl<'a, M: Machine> Engine<'a, M> {
         recover(&self.context, dead)
     }
 
+    /// Says that what this member freed is nobody's: before its number goes to somebody else, who
+    /// must not see what it left.
+    pub fn leave(&self) {
+        lazy::disown_all(&self.context, self.context.me);
+    }
+
     /// The area around an address, in whatever state. Linux: `find_vm_area`.
     #[must_use]
     pub fn find(&self, addr: VirtAddr) -> Option<Area> {

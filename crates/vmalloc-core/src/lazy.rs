@@ -15,7 +15,7 @@
 //! Neighbours: [`crate::purge`] empties it. Linux: `purge_vmap_area_root` and the size pools; it
 //! keeps addresses only, and gives the frames away before the flush.
 
-use crate::class::{Class, SLOTS_MAX, granules_for};
+use crate::class::{CLASSES, Class, SLOTS_MAX, granules_for};
 use crate::context::Context;
 use crate::layout::Stat;
 use crate::machine::{Backing, Machine};
@@ -24,7 +24,7 @@ use crate::record::{Kind, Record, Shape, State, flags, next_generation};
 use crate::request::Plan;
 use crate::slots::slot_pages;
 use crate::sync::Ordering;
-use crate::tag::Tag;
+use crate::tag::{Owner, Tag};
 use crate::units::PageRange;
 
 /// The most parked areas that `revive` looks at before it gives up.
@@ -36,12 +36,35 @@ pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, fro
     let pages = record.shape().pages;
     // What others wrote is nobody's afterwards: whoever revives it zeroes it.
     let owner = if from.kind == Kind::Live { from.owner } else { None };
+    // Counted before it can be found, so that nobody counts it out before it is counted in.
+    context.add_lazy(pages);
     if !record.step(from, State::new(Kind::Parked, owner, from.generation)) {
+        context.sub_lazy(pages);
         return false;
     }
-    context.add_lazy(pages);
     hint(context, record.id);
     true
+}
+
+/// Says of every parked area that was `owner`'s last that it was nobody's, so that whoever has
+/// the same number next zeroes what it revives.
+pub(crate) fn disown_all<M: Machine>(context: &Context<'_, M>, owner: Owner) {
+    for class in (0..CLASSES).filter_map(Class::from_index) {
+        each_parked(context, class, |record, _| {
+            disown(record, owner);
+            false
+        });
+    }
+}
+
+/// The same of one area.
+pub(crate) fn disown(record: Record<'_>, owner: Owner) {
+    if let Some(state) = record.state()
+        && state.kind == Kind::Parked
+        && state.owner == Some(owner)
+    {
+        record.step(state, State { owner: None, ..state });
+    }
 }
 
 /// Says where a parked area is. Idempotent.

@@ -37,7 +37,7 @@ pub mod paged;
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
-mod info;
+pub mod info;
 mod lazy;
 mod map;
 mod publish;

@@ -145,9 +145,5 @@ fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flus
 fn park_again<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
     let record = context.record(area.id);
     record.add_flags(crate::record::flags::NO_REUSE);
-    context.add_lazy(area.pages.len);
-    let parked = State::new(Kind::Parked, None, area.state.generation);
-    if record.step(area.state, parked) {
-        lazy::hint(context, area.id);
-    }
+    lazy::park(context, record, area.state);
 }

@@ -199,6 +199,8 @@ impl<'a> Record<'a> {
 
     /// Writes what the owner, who is building, has decided.
     pub(crate) fn set_shape(&self, shape: &Shape) {
+        // Pairs with the Acquire fence in `snapshot`: who sees any of this sees BUILDING, too.
+        fence(Ordering::Release);
         let set = |i: usize, value: u64| self.words[i].store(value, Ordering::Relaxed);
         set(BYTES, shape.bytes);
         set(PAGES, shape.pages.0 & 0xffff_ffff | shape.guard.0 << 32);

@@ -99,9 +99,9 @@ fn recover_area<M: Machine>(
         }
         Kind::Live if state.owner == Some(dead) => {
             found.areas += usize::from(lazy::park(context, record, state));
-            disown(record, dead);
+            lazy::disown(record, dead);
         }
-        Kind::Parked => disown(record, dead),
+        Kind::Parked => lazy::disown(record, dead),
         Kind::Frozen | Kind::Shared | Kind::Dying => {
             let presence = Presence::of(context.tables, record.id);
             found.detached += usize::from(presence.holds(dead, state.generation));
@@ -109,16 +109,6 @@ fn recover_area<M: Machine>(
             share::reap(context, record);
         }
         _ => {}
-    }
-}
-
-/// A parked area whose last owner is dead was nobody's: whoever revives it zeroes it.
-fn disown(record: Record<'_>, dead: Owner) {
-    if let Some(state) = record.state()
-        && state.kind == Kind::Parked
-        && state.owner == Some(dead)
-    {
-        record.step(state, State { owner: None, ..state });
     }
 }
 

@@ -175,7 +175,7 @@ impl Machine for Linear<'_> {
         Err(BackError::Unsupported)
     }
 
-    fn borrow(&self, _backing: Backing) -> Result<Pages, BackError> {
+    fn borrow(&self, _backing: Backing, _generation: u64) -> Result<Pages, BackError> {
         Err(BackError::Unsupported)
     }
 

@@ -174,6 +174,7 @@ impl Drop for Member {
             // The last one turns off the light: what is parked serves nobody now.
             let _ = self.engine().purge();
         }
+        self.engine().leave();
         self.ground.header().member(self.me).leave();
         // The byte's lock goes with the file description.
     }
