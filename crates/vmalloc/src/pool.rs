@@ -172,6 +172,9 @@ impl Pool {
     pub fn free(&self, token: &Token) -> Result<(), FreeError> {
         self.alive().map_err(|()| FreeError::Forked)?;
         self.check_pool(token).map_err(|(token, pool)| FreeError::OtherPool { token, pool })?;
+        // A token is for what was published: one that was made up for a buffer must not free it.
+        let stale = vmalloc_core::FreeError::Stale { generation: token.generation };
+        self.look(token).map_err(|_| FreeError::Engine(stale))?;
         let freed = self.member.engine().free(token.area, token.generation);
         freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
     }
@@ -253,8 +256,7 @@ impl Pool {
     fn attach_area(&self, token: &Token, kind: Kind) -> Result<Area, AttachError> {
         self.alive().map_err(|()| AttachError::Forked)?;
         self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
-        let (member, core) = (&self.member, token.core());
-        let area = member.engine().look(&core).map_err(AttachError::Engine)?;
+        let area = self.look(token).map_err(AttachError::Engine)?;
         if area.kind != kind {
             return Err(if area.kind == Kind::Frozen {
                 AttachError::Frozen
@@ -262,7 +264,16 @@ impl Pool {
                 AttachError::Shared
             });
         }
-        member.attach(&core).map_err(AttachError::Engine)
+        self.member.attach(&token.core()).map_err(AttachError::Engine)
+    }
+
+    /// The published area that the token names, in every number.
+    fn look(&self, token: &Token) -> Result<Area, vmalloc_core::AttachError> {
+        let area = self.member.engine().look(&token.core())?;
+        if area.pages.len != token.pages {
+            return Err(vmalloc_core::AttachError::Malformed);
+        }
+        Ok(area)
     }
 
     fn bytes_of(&self, area: &Area) -> crate::os::Span {
