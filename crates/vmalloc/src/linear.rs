@@ -152,7 +152,10 @@ impl Machine for Linear<'_> {
             let span = Span::new(page * PAGE_BYTES, PAGE_BYTES);
             let no_memory = NoMetadata { bytes: PAGE_BYTES };
             self.0.headroom.take(PAGE_BYTES, PAGE_BYTES).map_err(|_| no_memory)?;
-            allocate(self.0.mapping.file(), span).map_err(|_| no_memory)?;
+            allocate(self.0.mapping.file(), span).map_err(|_| {
+                self.0.headroom.put(PAGE_BYTES);
+                no_memory
+            })?;
             word.fetch_or(bit, Ordering::AcqRel);
         }
         Ok(())
