@@ -28,8 +28,9 @@ const WORD_BYTES: u64 = 8;
 const WINDOW_RATIO: u64 = 64;
 /// The smallest window: 8192 granules, 4 GiB.
 const GRANULES_MIN: u64 = 8192;
-/// Most pages that a pool may hold: 1 TiB. Its window is 64 TiB, half of what a process has.
-pub(crate) const CAPACITY_MAX: Pages = Pages(1 << 28);
+/// Most pages that a pool may hold: 512 GiB. Its window is 32 TiB, a quarter of what a process
+/// has, and its records are as many as 32 bits can number.
+pub(crate) const CAPACITY_MAX: Pages = Pages(1 << 27);
 
 const AT_MAGIC: usize = 0;
 const AT_VERSION: usize = 1;
