@@ -11,7 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vmalloc_core::{Area, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified};
+use std::time::{Duration, Instant};
+use vmalloc_core::{
+    Area, BackError, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified,
+};
+
+/// How long an allocation waits for memory that others are giving back: a batch of a purge may
+/// take the kernel so long, 0.1 ms a MiB.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// A pool of memory, opened by this process, which is a member of it until the last clone and the
 /// last buffer are dropped.
@@ -107,21 +115,21 @@ impl Pool {
         self.alloc(&Request::bytes(bytes as u64).zeroed())
     }
 
-    /// Allocates what the request says. If there is no room, purges, and looks for members that
-    /// died with memory in their hands, before it gives up.
+    /// Allocates what the request says. If there is no room, purges, looks for members that died
+    /// with memory in their hands, and waits for what others are purging, before it gives up.
     ///
     /// # Errors
     ///
     /// [`AllocError`]; nothing was taken.
     pub fn alloc(&self, request: &Request) -> Result<Buf, AllocError> {
         self.alive().map_err(|()| AllocError::Forked)?;
-        let area = match self.member.engine().vmalloc(request) {
-            Err(e) if e.purge_may_help() && self.recover().areas > 0 => {
-                self.member.engine().vmalloc(request)
+        let start = Instant::now();
+        let area = loop {
+            match self.member.engine().vmalloc(request) {
+                Err(e) if self.room_may_come(&e, start) => {}
+                done => break done.map_err(AllocError::Engine)?,
             }
-            done => done,
         };
-        let area = area.map_err(AllocError::Engine)?;
         let view = self.member.ground.mapping.exclusive(self.bytes_of(&area));
         match view {
             Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
@@ -251,6 +259,33 @@ impl Pool {
     #[must_use]
     pub fn token_of(&self, area: &Area) -> Option<Token> {
         crate::info::token_of(&self.member.ground, area)
+    }
+
+    /// Whether it is worth asking again: the dead held something, or others are giving memory
+    /// back just now; for that it waits a little.
+    fn room_may_come(&self, error: &vmalloc_core::AllocError, since: Instant) -> bool {
+        if !error.purge_may_help() {
+            return false;
+        }
+        if self.recover().areas > 0 {
+            return true;
+        }
+        let on_its_way = match error {
+            vmalloc_core::AllocError::Back(BackError::NoFrames { wanted, .. }) => {
+                let in_use = |area: &Area| {
+                    matches!(area.kind, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
+                };
+                let engine = self.member.engine();
+                let held: u64 = engine.areas().filter(in_use).map(|area| area.pages.len.0).sum();
+                held.saturating_add(wanted.0) <= self.member.ground.shape.capacity.0
+            }
+            _ => self.member.engine().areas().any(|area| area.kind == Kind::Purging),
+        };
+        if on_its_way && since.elapsed() < PATIENCE {
+            std::thread::sleep(LOOK_EVERY);
+            return true;
+        }
+        false
     }
 
     fn attach_area(&self, token: &Token, kind: Kind) -> Result<Area, AttachError> {

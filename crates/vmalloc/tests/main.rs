@@ -4,6 +4,8 @@
 //! `child_main`, which obeys its parent line by line. A test that cannot run here says so by
 //! [`support::skip`].
 
+mod fragmentation;
+mod limits;
 mod peer;
 mod sharing;
 mod support;
