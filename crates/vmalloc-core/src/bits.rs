@@ -181,3 +181,69 @@ impl core::fmt::Debug for BitTree<'_> {
         set.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    fn words(len: usize) -> Vec<AtomicU64> {
+        (0..BitTree::words_needed(len)).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    /// Goal: the tree is a set. Method: random steps against `BTreeSet`, for lengths on both
+    /// sides of each level.
+    #[test]
+    fn a_bit_tree_is_a_set() {
+        for len in [1, 63, 64, 65, 4095, 4096, 4097, 300_000] {
+            let words = words(len);
+            let (tree, mut set, mut x) = (BitTree::new(&words, len), BTreeSet::new(), 9_u64);
+            for _ in 0..4_000 {
+                x = x
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let i = (x >> 33) as usize % len;
+                if x >> 20 & 1 == 0 {
+                    tree.set(i);
+                    set.insert(i);
+                } else {
+                    tree.clear(i);
+                    set.remove(&i);
+                }
+                let from = (x >> 13) as usize % len;
+                assert_eq!(tree.next(from), set.range(from..).next().copied(), "{len} from {from}");
+                assert_eq!(tree.contains(i), set.contains(&i));
+            }
+        }
+    }
+
+    /// Goal: a bit that is set when all is quiet is found, however the threads met.
+    /// Method: threads toggle their own bits of the same words, and leave them set.
+    #[test]
+    fn a_bit_that_stays_set_is_found_whatever_the_others_did() {
+        let words = words(4096);
+        let tree = BitTree::new(&words, 4096);
+        std::thread::scope(|scope| {
+            for t in 0..3 {
+                scope.spawn(move || {
+                    for round in 0..3_000 {
+                        let i = (round * 64 + t) % 4096;
+                        tree.set(i);
+                        tree.clear(i);
+                        tree.set(i);
+                        assert!(tree.next(i) == Some(i), "bit {i} is set and was not found");
+                        tree.clear(i);
+                    }
+                    tree.set(t * 1000);
+                });
+            }
+        });
+        assert_eq!(
+            [tree.next(0), tree.next(1), tree.next(1001)],
+            [Some(0), Some(1000), Some(2000)]
+        );
+    }
+}

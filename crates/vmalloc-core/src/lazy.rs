@@ -83,9 +83,25 @@ pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Optio
     let mut found = None;
     each_parked(context, class, |record, slot| {
         looks += 1;
-        found = revive_one(context, plan, record, slot);
+        found = revive_one(context, plan, Fit::Exact, record, slot);
         found.is_some() || looks == LOOKS_MAX
     });
+    found
+}
+
+/// Takes a parked area of at least the planned pages back into use: for a caller that found no
+/// room and may not wait for a purge. It needs no flush, since what it maps does not change.
+pub(crate) fn borrow_larger<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    let mut found = None;
+    for class in (0..CLASSES).filter_map(Class::from_index) {
+        each_parked(context, class, |record, slot| {
+            found = revive_one(context, plan, Fit::Larger, record, slot);
+            found.is_some()
+        });
+        if found.is_some() {
+            break;
+        }
+    }
     found
 }
 
@@ -131,15 +147,27 @@ pub(crate) fn drop_hint<M: Machine>(context: &Context<'_, M>, record: Record<'_>
     }
 }
 
+/// Which parked areas will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    Exact,
+    Larger,
+}
+
 fn revive_one<M: Machine>(
     context: &Context<'_, M>,
     plan: &Plan,
+    fit: Fit,
     record: Record<'_>,
     slot: PageRange,
 ) -> Option<Area> {
     let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
     let never = flags::VMAP | flags::BORROWED | flags::NO_REUSE;
-    let same = shape.pages == plan.pages
+    let fits = match fit {
+        Fit::Exact => shape.pages == plan.pages,
+        Fit::Larger => shape.pages >= plan.pages,
+    };
+    let same = fits
         && shape.guard == plan.guard
         && (shape.flags ^ plan.flags) & (flags::HUGE | flags::READ_ONLY) == 0
         && shape.flags & never == 0

@@ -30,6 +30,7 @@ pub struct Request {
     zeroed: bool,
     guard: bool,
     huge: bool,
+    may_wait: bool,
     prot: Prot,
     flags: u64,
     caller: u64,
@@ -45,10 +46,26 @@ impl Request {
             zeroed: false,
             guard: true,
             huge: false,
+            may_wait: true,
             prot: Prot::ReadWrite,
             flags: 0,
             caller: 0,
         }
+    }
+
+    /// `count` elements of `size_bytes` bytes. A product that overflows is refused like any other
+    /// size that is too big. Linux: `vmalloc_array`, `vcalloc`.
+    #[must_use]
+    pub const fn array(count: u64, size_bytes: u64) -> Request {
+        Request::bytes(count.saturating_mul(size_bytes))
+    }
+
+    /// Never waits for a purge: if there is no room, a parked area of the same size or larger
+    /// will do, or else the call fails. Linux: `GFP_NOWAIT`, `GFP_ATOMIC`, which fail while the
+    /// lazy list is full.
+    #[must_use]
+    pub const fn no_wait(self) -> Request {
+        Request { may_wait: false, ..self }
     }
 
     /// Filled with zeros. Linux: `vzalloc`, `__GFP_ZERO`.
@@ -133,8 +150,8 @@ impl Request {
             want.align = want.align.max(Pages(HUGE_PAGES));
         }
         let flags = self.flags | if huge { flags::HUGE } else { 0 };
-        let (bytes, zeroed, prot, caller) = (self.bytes, self.zeroed, self.prot, self.caller);
-        Ok(Plan { bytes, pages, guard, want, zeroed, huge, prot, flags, caller })
+        let Request { bytes, zeroed, may_wait, prot, caller, .. } = *self;
+        Ok(Plan { bytes, pages, guard, want, zeroed, huge, may_wait, prot, flags, caller })
     }
 }
 
@@ -147,6 +164,7 @@ pub(crate) struct Plan {
     pub(crate) want: Wanted,
     pub(crate) zeroed: bool,
     pub(crate) huge: bool,
+    pub(crate) may_wait: bool,
     pub(crate) prot: Prot,
     pub(crate) flags: u64,
     pub(crate) caller: u64,

@@ -9,7 +9,7 @@ use crate::layout::Counter;
 use crate::machine::Machine;
 use crate::record::{Kind, State};
 use crate::request::Plan;
-use crate::slots::{Slot, SlotError};
+use crate::slots::{Slot, SlotError, Wanted};
 use crate::sync::Ordering;
 use crate::units::PageRange;
 
@@ -27,7 +27,15 @@ pub(crate) fn reserve<'e, 'a, M: Machine>(
     context: &'e Context<'a, M>,
     plan: &Plan,
 ) -> Result<Reserved<'e, 'a, M>, AllocError> {
-    let slot = context.slots().take(plan.want, &context.machine).map_err(|e| match e {
+    let take = |want: Wanted| context.slots().take(want, &context.machine);
+    let taken = match take(plan.want) {
+        // The part of the window for huge pages is full: small pages are better than none.
+        Err(SlotError::NoHole { .. }) if plan.want.zone != 0 => {
+            take(Wanted { zone: 0, ..plan.want })
+        }
+        taken => taken,
+    };
+    let slot = taken.map_err(|e| match e {
         SlotError::NoHole { largest } => AllocError::NoHole { wanted: plan.want.span, largest },
         SlotError::NoMetadata(e) => AllocError::NoMetadata(e),
     })?;

@@ -67,11 +67,18 @@ mod space;
 mod kernel;
 
 // The suite: for this machine and any other.
-pub mod model;
-pub mod ops;
+mod random;
 mod subject;
+
+pub mod ops;
+
+pub mod model;
+
+pub mod conformance;
+
 mod subject_sim;
 
+pub use conformance::{RULES, Rule};
 pub use cpu::Cpu;
 pub use faults::{FaultPlan, FaultyFrames, Step};
 pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
@@ -80,6 +87,7 @@ pub use mmu::{Access, Fault, Translation};
 pub use model::{Divergence, Tally, replay, run};
 pub use ops::Op;
 pub use ram::SimRam;
+pub use random::Random;
 pub use space::AddressSpace;
 pub use subject::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 pub use subject_sim::{SimHost, SimSubject};

@@ -16,6 +16,7 @@
 //! wrong success; what a call that failed left behind shows in the next check.
 
 use crate::ops::Op;
+use crate::random::Random;
 use crate::subject::{Abilities, Handle, Setup, Subject, TokenKey, Want};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -350,7 +351,7 @@ impl<'s> Run<'s> {
 
     fn vmap(&mut self, member: usize, count: usize, shuffle: u64) -> Result<Done, String> {
         let Some(mut frames) = self.subject.take_frames(count) else { return Ok(Done::LeftOut) };
-        shuffle_by(&mut frames, shuffle);
+        Random::new(shuffle).shuffle(&mut frames);
         let pages = Pages(count as u64);
         let must = if count == 0 {
             Must::Fail("zero size", |e| matches!(e, AllocError::ZeroSize))
@@ -714,14 +715,4 @@ fn span(shown: &Shown) -> PageRange {
 
 fn overlap(a: PageRange, b: PageRange) -> bool {
     a.start < b.end() && b.start < a.end()
-}
-
-/// Fisher and Yates, with the numbers of a small generator.
-fn shuffle_by<T>(items: &mut [T], seed: u64) {
-    let mut state = seed;
-    for i in (1..items.len()).rev() {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        items.swap(i, (state >> 33) as usize % (i + 1));
-    }
 }

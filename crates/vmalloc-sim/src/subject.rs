@@ -16,10 +16,9 @@
 
 use crate::Step;
 use std::fmt;
-use vmalloc_core::info::Stats;
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, PAGE_SIZE, Pages, Pfn, Publish, PurgeError,
-    Purged, Request, ShareError, VirtAddr, Vpn,
+    Purged, Request, ShareError, Stats, VirtAddr, Vpn,
 };
 
 /// How large a subject a test wants.

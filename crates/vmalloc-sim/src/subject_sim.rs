@@ -3,11 +3,10 @@
 use crate::kernel::{CPUS_PER_SPACE, KernelConfig, SimKernel};
 use crate::subject::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 use crate::{Step, TlbSize};
-use vmalloc_core::info::Stats;
 use vmalloc_core::platform::{FRAME_WORDS, Frames, Mapper, Prot};
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, Freed, Machine, ORDER_MAX, Order, Pages, Pfn,
-    Publish, PurgeError, Purged, ShareError, Token, VirtAddr, Vpn,
+    Publish, PurgeError, Purged, ShareError, Stats, Token, VirtAddr, Vpn,
 };
 
 /// Makes [`SimSubject`]s: a member is an address space, member 0 the kernel's half.

@@ -96,14 +96,15 @@ impl Pool {
         self.member.ground.mapping.file().share_path()
     }
 
-    /// Allocates `bytes` bytes. Contents undefined: what this process freed, or zeros; never what
-    /// another process left. Linux: `vmalloc`.
+    /// Allocates `bytes` bytes, in huge pages from 2 MiB on where the system has them. Contents
+    /// undefined: what this process freed, or zeros; never what another process left. Linux:
+    /// `vmalloc`.
     ///
     /// # Errors
     ///
     /// [`AllocError`]; nothing was taken.
     pub fn vmalloc(&self, bytes: usize) -> Result<Buf, AllocError> {
-        self.alloc(&Request::bytes(bytes as u64))
+        self.alloc(&Request::bytes(bytes as u64).huge())
     }
 
     /// Allocates `bytes` zeroed bytes. Linux: `vzalloc`.
@@ -112,7 +113,7 @@ impl Pool {
     ///
     /// [`AllocError`]; nothing was taken.
     pub fn vzalloc(&self, bytes: usize) -> Result<Buf, AllocError> {
-        self.alloc(&Request::bytes(bytes as u64).zeroed())
+        self.alloc(&Request::bytes(bytes as u64).huge().zeroed())
     }
 
     /// Allocates what the request says. If there is no room, purges, looks for members that died

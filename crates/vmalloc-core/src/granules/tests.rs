@@ -1,0 +1,205 @@
+//! The granule layer against the plainest possible model, with its index right, stale, locked by
+//! a dead member, and full of rubbish.
+
+extern crate std;
+
+use super::*;
+use crate::layout::Geometry;
+use crate::sync::AtomicU64;
+use std::vec::Vec;
+
+const GRANULES: usize = 300;
+
+fn words(geometry: &Geometry) -> Vec<AtomicU64> {
+    (0..geometry.words()).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn geometry(members: usize) -> Geometry {
+    Geometry { granules: GRANULES, small_granules: GRANULES, members }
+}
+
+fn granules<'a>(tables: Tables<'a>, me: usize) -> Granules<'a> {
+    Granules { tables, me: Owner::new(me).unwrap(), phase: 0 }
+}
+
+/// A small, seeded source of numbers.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below as u64) as usize
+    }
+}
+
+/// Whether the tags, looked at one by one, have such a run.
+fn exists(granules: &Granules<'_>, len: usize, align: usize) -> bool {
+    (0..=GRANULES.saturating_sub(len))
+        .step_by(align)
+        .any(|at| (at..at + len).all(|g| granules.is_free(g)))
+}
+
+/// Whether the index, without the help of a scan, knows of such a run.
+fn index_finds(granules: &Granules<'_>, len: usize, align: usize) -> bool {
+    let index = Index::new(granules.tables, 0).lock(granules.me).unwrap();
+    index.find(len, align, 0).is_some()
+}
+
+/// One random take or give; every answer is checked against the tags.
+fn churn(granules: &Granules<'_>, dice: &mut Dice, held: &mut Vec<Range<usize>>) {
+    if dice.roll(2) == 0 && !held.is_empty() {
+        let run = held.swap_remove(dice.roll(held.len()));
+        granules.abandon(run);
+        return;
+    }
+    let (len, align) = (1 + dice.roll(40), 1 << dice.roll(5));
+    let could = exists(granules, len, align);
+    match granules.take(0, len, align) {
+        Ok(at) => {
+            assert!(could && at % align == 0, "{len} at {at} aligned to {align}");
+            let run = at..at + len;
+            assert!(held.iter().all(|h| h.end <= run.start || run.end <= h.start), "{run:?}");
+            held.push(run);
+        }
+        Err(NoRun { largest }) => {
+            assert!(!could, "{len} granules aligned to {align} are free, and were not found");
+            assert_eq!(largest, granules.largest(0));
+        }
+    }
+}
+
+/// Goal: a run is found whenever there is one, aligned or not, and is nobody else's.
+/// Method: random traffic in a window that is often full; each answer against a scan.
+#[test]
+fn a_run_is_found_whenever_the_tags_have_one() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    let (mut dice, mut held) = (Dice(7), Vec::new());
+    for _ in 0..20_000 {
+        churn(&granules, &mut dice, &mut held);
+        let (len, align) = (1 + dice.roll(40), 1 << dice.roll(5));
+        assert_eq!(index_finds(&granules, len, align), exists(&granules, len, align));
+    }
+    held.drain(..).for_each(|run| granules.abandon(run));
+    assert_eq!(granules.largest(0), GRANULES, "free runs join again");
+    assert!(index_finds(&granules, GRANULES, 1));
+    assert_eq!(granules.take(0, GRANULES, 1), Ok(0));
+}
+
+/// Goal: what is taken or given while somebody else has the index is not lost to it.
+/// Method: hold the lock as member 2 while member 1 takes and gives by the tags alone.
+#[test]
+fn the_index_learns_what_happened_behind_its_back() {
+    let geometry = geometry(2);
+    let words = words(&geometry);
+    let tables = Tables::new(&words, geometry).unwrap();
+    let (one, two) = (granules(tables, 1), Owner::new(2).unwrap());
+    let all = one.take(0, GRANULES, 1).unwrap();
+    let lock = Index::new(tables, 0).lock(two).unwrap();
+    one.abandon(all..all + GRANULES);
+    drop(lock);
+    assert!(index_finds(&one, GRANULES, 1));
+    let lock = Index::new(tables, 0).lock(two).unwrap();
+    assert_eq!(one.take(0, 7, 1), Ok(0));
+    drop(lock);
+    assert!(index_finds(&one, GRANULES - 7, 1) && !index_finds(&one, GRANULES - 6, 1));
+}
+
+/// Goal: a claim is all or nothing. Method: one granule in the middle is another's.
+#[test]
+fn a_claim_that_fails_halfway_keeps_nothing() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    assert!(granules.claim(5..6));
+    assert!(!granules.claim(0..10));
+    assert!((0..GRANULES).all(|g| granules.is_free(g) == (g != 5)));
+}
+
+/// Goal: rubbish in the index costs time, and no granule.
+/// Method: before every tenth step, overwrite random words of the index.
+#[test]
+fn an_index_full_of_rubbish_hands_nothing_out_twice() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let tables = Tables::new(&words, geometry).unwrap();
+    let granules = granules(tables, 1);
+    let (mut dice, mut held) = (Dice(11), Vec::new());
+    for step in 0..20_000 {
+        if step % 10 == 0 {
+            let rubbish = (dice.roll(GRANULES * 3) as u64) << (32 * dice.roll(2));
+            let g = dice.roll(GRANULES);
+            // Every word but the lock, which a member that lives gives back.
+            match dice.roll(3) {
+                0 => tables.zone(0)[1 + dice.roll(tables.zone(0).len() - 1)]
+                    .store(rubbish, Ordering::Relaxed),
+                1 => tables.link(g).store(rubbish, Ordering::Relaxed),
+                _ => tables.run(g).store(rubbish, Ordering::Relaxed),
+            }
+        }
+        churn(&granules, &mut dice, &mut held);
+    }
+}
+
+/// Goal: nobody waits for a dead member that holds the index's lock.
+/// Method: lock it as member 2, and forget that; member 1 works on; then break the lock.
+#[test]
+fn a_dead_holder_of_the_index_stops_nobody() {
+    let geometry = geometry(2);
+    let words = words(&geometry);
+    let tables = Tables::new(&words, geometry).unwrap();
+    let (one, two) = (granules(tables, 1), Owner::new(2).unwrap());
+    core::mem::forget(Index::new(tables, 0).lock(two).unwrap());
+    let (mut dice, mut held) = (Dice(3), Vec::new());
+    for _ in 0..50 {
+        churn(&one, &mut dice, &mut held);
+    }
+    assert!(Index::new(tables, 0).lock(one.me).is_none());
+    Index::new(tables, 0).break_lock(two);
+    assert!(Index::new(tables, 0).lock(one.me).is_some());
+    for _ in 0..5_000 {
+        churn(&one, &mut dice, &mut held);
+    }
+}
+
+/// Goal: threads never own the same granule.
+/// Method: three members churn at once; each granule has a flag that its owner raises.
+#[test]
+fn threads_never_own_the_same_granule() {
+    let geometry = geometry(3);
+    let words = words(&geometry);
+    let tables = Tables::new(&words, geometry).unwrap();
+    let flags: Vec<AtomicU64> = (0..GRANULES).map(|_| AtomicU64::new(0)).collect();
+    std::thread::scope(|scope| {
+        for me in 1..=3 {
+            let flags = &flags;
+            scope.spawn(move || {
+                let (granules, mut dice) = (granules(tables, me), Dice(me as u64));
+                let mut held: Vec<Range<usize>> = Vec::new();
+                for _ in 0..5_000 {
+                    if dice.roll(2) == 0 && !held.is_empty() {
+                        let run = held.swap_remove(dice.roll(held.len()));
+                        run.clone().for_each(|g| flags[g].store(0, Ordering::SeqCst));
+                        granules.abandon(run);
+                        continue;
+                    }
+                    let (len, align) = (1 + dice.roll(30), 1 << dice.roll(3));
+                    if let Ok(at) = granules.take(0, len, align) {
+                        for g in at..at + len {
+                            let was = flags[g].swap(me as u64, Ordering::SeqCst);
+                            assert_eq!(was, 0, "granule {g} is {was}'s and {me}'s");
+                        }
+                        held.push(at..at + len);
+                    }
+                }
+            });
+        }
+    });
+    // A member whose claim failed halfway has given back what it had.
+    let all = granules(tables, 1);
+    let left: usize = (0..GRANULES).filter(|&g| flags[g].load(Ordering::SeqCst) == 0).count();
+    assert_eq!((0..GRANULES).filter(|&g| all.is_free(g)).count(), left);
+}

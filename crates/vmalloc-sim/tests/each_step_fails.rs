@@ -1,0 +1,234 @@
+//! Every step of every verb fails once, and nothing is left behind.
+//!
+//! A verb is first run with nothing armed, and its steps are counted; then once for each step of
+//! each kind, with that step failing:
+//!
+//! ```text
+//!   fresh kernel ─ prepare ─ arm ─ verb ─┬─ refused: all as before
+//!                                        └─ served after a purge
+//!                 ─ verify ─ again, nothing armed: served ─ give all back ─ every frame is free
+//! ```
+//!
+//! Once where waiting is allowed with nothing parked, once with something parked that a purge can
+//! free, and once where nobody may wait, so that a half mapped area must be parked.
+
+use vmalloc_core::platform::{Frames, Prot};
+use vmalloc_core::{Area, Extent, Kind, Order, Pages, Pfn, Publish, Request, Token};
+use vmalloc_sim::{KernelConfig, SimKernel, Step};
+
+/// What a verb finds, besides itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Setting {
+    NothingParked,
+    SomethingParked,
+    MayNotWait,
+}
+
+const SETTINGS: [Setting; 3] =
+    [Setting::NothingParked, Setting::SomethingParked, Setting::MayNotWait];
+
+/// What was made before the verb runs.
+struct Prepared {
+    /// Single frames, no two side by side, that the test owns.
+    frames: Vec<Pfn>,
+    area: Area,
+    token: Token,
+}
+
+/// A verb, run on what was prepared. `Ok` with the area it made, if it makes one.
+type Verb = fn(&SimKernel<'_>, &Prepared) -> Result<Option<Area>, String>;
+
+const CONFIG: KernelConfig = KernelConfig {
+    frames: Pages(256),
+    window: Pages(4096),
+    spaces: 2,
+    backings: 256,
+    lazy_pages_max: Pages(64),
+    tlb: vmalloc_sim::TlbSize::Unlimited,
+};
+
+fn prepare(kernel: &SimKernel<'_>, setting: Setting) -> Prepared {
+    // Every other frame is the test's, so that areas are in pieces and need records.
+    let mut frames: Vec<Pfn> = std::iter::from_fn(|| kernel.frames().take(Order(0)).ok()).collect();
+    frames.sort();
+    let (odd, even): (Vec<Pfn>, Vec<Pfn>) = frames.iter().partition(|pfn| pfn.0 % 2 == 1);
+    even.iter().for_each(|&pfn| kernel.frames().give(single(pfn)));
+    let engine = kernel.engine(0);
+    let area = engine.vmalloc(&Request::bytes(9 * 4096)).unwrap();
+    let shared = engine.vmalloc(&Request::bytes(7 * 4096)).unwrap();
+    let token = engine.share(shared.id, shared.generation, Publish::Shared).unwrap();
+    if setting != Setting::NothingParked {
+        let parked = engine.vmalloc(&Request::bytes(5 * 4096)).unwrap();
+        let _ = engine.vfree(parked.addr()).unwrap();
+        let solo = engine.vmalloc(&Request::bytes(4096).align_bytes(1 << 20)).unwrap();
+        let _ = engine.vfree(solo.addr()).unwrap();
+    }
+    kernel.hardware().set_may_wait(setting != Setting::MayNotWait);
+    Prepared { frames: odd, area, token }
+}
+
+fn single(start: Pfn) -> Extent {
+    Extent { start, len: Pages(1) }
+}
+
+/// What must be as before when a verb was refused.
+fn in_use(kernel: &SimKernel<'_>) -> Vec<Area> {
+    let areas = (0..kernel.spaces()).flat_map(|i| kernel.engine(i).areas());
+    areas.filter(|area| !matches!(area.kind, Kind::Parked)).collect()
+}
+
+/// Runs `verb` with each of its steps failing in turn; returns how many steps there were.
+fn fail_each_step(verb: Verb) -> u64 {
+    SETTINGS.into_iter().map(|setting| fail_each_step_in(setting, verb)).sum()
+}
+
+fn fail_each_step_in(setting: Setting, verb: Verb) -> u64 {
+    let counts = SimKernel::run(CONFIG, |kernel| {
+        let prepared = prepare(kernel, setting);
+        let plan = kernel.hardware().faults();
+        plan.reset();
+        verb(kernel, &prepared).expect("nothing was armed");
+        Step::ALL.map(|step| (step, plan.seen(step)))
+    });
+    for (step, count) in counts {
+        for n in 1..=count {
+            fail_one(setting, verb, step, n);
+        }
+    }
+    counts.iter().map(|(_, count)| count).sum()
+}
+
+fn fail_one(setting: Setting, verb: Verb, step: Step, n: u64) {
+    let name = format!("{setting:?}, {step:?} number {n}");
+    SimKernel::run(CONFIG, |kernel| {
+        let at_start = kernel.frames_in_use();
+        let prepared = prepare(kernel, setting);
+        let borrowed = Pages(prepared.frames.len() as u64);
+        let (before, used) = (in_use(kernel), kernel.frames_in_use());
+
+        kernel.hardware().faults().fail_nth(step, n);
+        let made = verb(kernel, &prepared);
+        assert_eq!(kernel.hardware().faults().fired(step), 1, "{name}: fired");
+        kernel.hardware().faults().reset();
+
+        assert_eq!(kernel.verify_with(borrowed), Ok(()), "{name}");
+        match &made {
+            Err(_) => {
+                assert_eq!(in_use(kernel), before, "{name}: changed by a call that failed");
+                let parks = setting == Setting::MayNotWait;
+                assert!(parks || kernel.frames_in_use() <= used, "{name}: holds more frames");
+            }
+            Ok(_) => assert_eq!(setting, Setting::SomethingParked, "{name}: no way to succeed"),
+        }
+        if made.is_err() {
+            verb(kernel, &prepared).unwrap_or_else(|e| panic!("{name}, then: {e}"));
+        }
+        assert_eq!(kernel.verify_with(borrowed), Ok(()), "{name}: after a second try");
+
+        kernel.hardware().set_may_wait(true);
+        give_all_back(kernel, &prepared.frames);
+        assert_eq!(kernel.verify(), Ok(()), "{name}: at the end");
+        assert_eq!(kernel.frames_in_use(), at_start, "{name}: frames at the end");
+    });
+}
+
+fn give_all_back(kernel: &SimKernel<'_>, frames: &[Pfn]) {
+    for index in 0..kernel.spaces() {
+        let engine = kernel.engine(index);
+        let live: Vec<Area> = engine.areas().filter(|a| a.kind != Kind::Parked).collect();
+        for area in live {
+            let _ = engine.free(area.id, area.generation).expect("live");
+        }
+    }
+    kernel.purge();
+    frames.iter().for_each(|&pfn| kernel.frames().give(single(pfn)));
+}
+
+fn told<T: Copy>(result: Result<T, impl ToString>) -> Result<Option<T>, String> {
+    result.map(Some).map_err(|e| e.to_string())
+}
+
+#[test]
+fn every_step_of_vmalloc_fails_cleanly() {
+    let steps =
+        fail_each_step(|kernel, _| told(kernel.engine(0).vmalloc(&Request::bytes(40 * 4096))));
+    assert!(steps >= 3 * 40, "frames, a record, a table, and a map call for each extent: {steps}");
+}
+
+#[test]
+fn every_step_of_a_solo_vmalloc_fails_cleanly() {
+    // More granules than a chunk's: mapped by several tables.
+    fail_each_step(|kernel, _| {
+        let request = Request::bytes(20 * 4096).align_bytes(2 << 20);
+        told(kernel.engine(0).vmalloc(&request))
+    });
+}
+
+#[test]
+fn every_step_of_vzalloc_fails_cleanly() {
+    let steps =
+        fail_each_step(|kernel, _| told(kernel.engine(0).vzalloc(&Request::bytes(33 * 4096))));
+    assert!(steps >= 3 * 33);
+}
+
+#[test]
+fn every_step_of_vmap_fails_cleanly() {
+    let steps = fail_each_step(|kernel, prepared| {
+        let runs: Vec<Extent> = prepared.frames[..30].iter().rev().map(|&p| single(p)).collect();
+        told(kernel.engine(0).vmap(&runs, Prot::ReadWrite))
+    });
+    assert!(steps >= 3 * 30);
+}
+
+#[test]
+fn every_step_of_attach_fails_cleanly() {
+    let steps = fail_each_step(|kernel, prepared| {
+        told(kernel.engine(1).attach(&prepared.token, Prot::Read))
+    });
+    assert!(steps >= 3 * 7);
+}
+
+/// Goal: sharing, freeing and purging have no step that can fail here. Method: count them.
+#[test]
+fn share_free_and_purge_ask_the_machine_for_nothing() {
+    let share: Verb = |kernel, prepared| {
+        let area = &prepared.area;
+        let shared = kernel.engine(0).share(area.id, area.generation, Publish::Frozen);
+        shared.map(|_| None).map_err(|e| e.to_string())
+    };
+    let free: Verb = |kernel, prepared| {
+        let freed = kernel.engine(0).vfree(prepared.area.addr());
+        freed.map(|_| None).map_err(|e| e.to_string())
+    };
+    let purge: Verb = |kernel, _| {
+        kernel.hardware().set_may_wait(true);
+        kernel.engine(0).purge().map(|_| None).map_err(|e| e.to_string())
+    };
+    for verb in [share, free, purge] {
+        assert_eq!(fail_each_step(verb), 0);
+    }
+}
+
+/// Goal: freeing never waits. Method: free with interrupts off, over the limit, strict areas too;
+/// the simulated machine panics if somebody waits for other CPUs then.
+#[test]
+fn free_is_legal_with_interrupts_off() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let areas: Vec<Area> = (1..12)
+            .map(|pages| engine.vmalloc(&Request::bytes(pages * 4096)).unwrap())
+            .chain([engine.vmalloc(&Request::bytes(4096).no_reuse()).unwrap()])
+            .collect();
+        let off = kernel.hardware().interrupts_off();
+        let mut over_limit = false;
+        for area in &areas {
+            over_limit |= engine.vfree(area.addr()).unwrap().over_limit;
+        }
+        assert!(over_limit, "67 pages are parked, 64 allowed");
+        assert!(engine.purge_step().is_err(), "a purge waits");
+        drop(off);
+        kernel.purge();
+        assert_eq!(kernel.verify(), Ok(()));
+        assert_eq!(kernel.frames_in_use(), Pages(0));
+    });
+}

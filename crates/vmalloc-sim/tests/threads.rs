@@ -1,0 +1,112 @@
+//! Several threads on one engine, and on two: nothing is given out twice, nothing is lost.
+
+use std::thread;
+use vmalloc_core::platform::Prot;
+use vmalloc_core::{Area, Pages, Publish, Request};
+use vmalloc_sim::{KernelConfig, Random, SimKernel};
+
+const CONFIG: KernelConfig = KernelConfig {
+    frames: Pages(1024),
+    window: Pages(32 << 10),
+    spaces: 2,
+    backings: 4096,
+    lazy_pages_max: Pages(128),
+    tlb: vmalloc_sim::TlbSize::DirectMapped(64),
+};
+
+/// One thread's work: areas of its own, each stamped in its first and last word, and checked
+/// before it goes. Whoever else was given one of the frames would spoil the stamp.
+fn work(kernel: &SimKernel<'_>, thread: usize, rounds: u64) {
+    let cpu = kernel.cpu(thread);
+    let space = thread / vmalloc_sim::CPUS_PER_SPACE;
+    let (engine, other) = (kernel.engine(space), kernel.engine(1 - space));
+    let mut random = Random::new(thread as u64);
+    let mut held: Vec<(Area, u64)> = Vec::new();
+    let last = |area: &Area| vmalloc_core::VirtAddr(area.pages.end().addr().0 - 8);
+    for round in 0..rounds {
+        let stamp = (thread as u64) << 32 | round;
+        if held.len() < 8 && random.below(3) > 0 {
+            let mut request = Request::bytes((1 + random.below(24)) * 4096);
+            if random.below(4) == 0 {
+                request = request.zeroed();
+            }
+            if random.below(6) == 0 {
+                request = request.no_reuse().align_bytes(1 << (12 + random.below(9)));
+            }
+            let Ok(area) = engine.vmalloc(&request) else { continue };
+            cpu.store(area.addr(), stamp).unwrap();
+            cpu.store(last(&area), stamp).unwrap();
+            held.push((area, stamp));
+        } else if let Some(at) = held.len().checked_sub(1).map(|max| random.below(max as u64 + 1)) {
+            let (area, stamp) = held.swap_remove(at as usize);
+            assert_eq!(cpu.load(area.addr()), Ok(stamp), "thread {thread}, round {round}");
+            assert_eq!(cpu.load(last(&area)), Ok(stamp), "thread {thread}, round {round}");
+            if random.below(4) == 0 {
+                // Shared to the other space, which keeps it a moment longer than the owner.
+                let token = engine.share(area.id, area.generation, Publish::Shared).unwrap();
+                let guest = other.attach(&token, Prot::ReadWrite);
+                let _ = engine.vfree(area.addr()).unwrap();
+                if let Ok(guest) = guest {
+                    let _ = other.vunmap(guest.addr()).unwrap();
+                }
+            } else if engine.vfree(area.addr()).unwrap().over_limit {
+                engine.purge_step().unwrap();
+            }
+        }
+        if random.below(64) == 0 {
+            let _ = (engine.stats(), engine.areas().count());
+        }
+    }
+    for (area, stamp) in held {
+        assert_eq!(cpu.load(area.addr()), Ok(stamp), "thread {thread}, at the end");
+        let _ = engine.vfree(area.addr()).unwrap();
+    }
+}
+
+fn run(threads: usize, rounds: u64) {
+    SimKernel::run(CONFIG, |kernel| {
+        thread::scope(|scope| {
+            for thread in 0..threads {
+                scope.spawn(move || work(kernel, thread, rounds));
+            }
+        });
+        assert_eq!(kernel.verify(), Ok(()));
+        kernel.purge();
+        assert_eq!(kernel.verify(), Ok(()));
+        assert_eq!(kernel.frames_in_use(), Pages(0));
+        for index in 0..kernel.spaces() {
+            let stats = kernel.engine(index).stats();
+            assert_eq!((stats.areas, stats.parked, stats.holes), (0, Pages(0), stats.window));
+        }
+    });
+}
+
+#[test]
+fn two_threads_on_one_engine_lose_nothing() {
+    run(2, 3_000);
+}
+
+#[test]
+fn four_threads_on_two_engines_lose_nothing() {
+    run(4, 2_000);
+}
+
+/// Goal: one free of an area succeeds, however many try. Method: all threads free all areas.
+#[test]
+fn each_area_is_freed_by_exactly_one_of_four_threads() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        for _ in 0..20 {
+            let areas: Vec<Area> =
+                (0..40).map(|_| engine.vmalloc(&Request::bytes(8192)).unwrap()).collect();
+            let freed: usize = thread::scope(|scope| {
+                let free_all = || areas.iter().filter(|a| engine.vfree(a.addr()).is_ok()).count();
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(free_all)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).sum()
+            });
+            assert_eq!(freed, areas.len());
+            kernel.purge();
+            assert_eq!(kernel.verify(), Ok(()));
+        }
+    });
+}
