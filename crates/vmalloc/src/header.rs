@@ -43,6 +43,8 @@ const AT_SUM: usize = 7;
 const AT_READY: usize = 8;
 const AT_MADE: usize = 9;
 const AT_CHARGED: usize = 16;
+const AT_RECOUNTS_WANTED: usize = 17;
+const AT_RECOUNTS_DONE: usize = 18;
 
 /// What a pool is, decided when it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -239,6 +241,23 @@ impl<'a> Header<'a> {
     /// Pages committed, by all members.
     pub(crate) fn charged(&self) -> &'a AtomicU64 {
         &self.words[AT_CHARGED]
+    }
+
+    /// Says that the charge may be wrong, by what a member that died was about.
+    pub(crate) fn want_recount(&self) {
+        self.words[AT_RECOUNTS_WANTED].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The recount that is due, if one is.
+    pub(crate) fn recount_due(&self) -> Option<u64> {
+        let wanted = self.words[AT_RECOUNTS_WANTED].load(Ordering::SeqCst);
+        let done = self.words[AT_RECOUNTS_DONE].load(Ordering::SeqCst);
+        (done < wanted).then_some(wanted)
+    }
+
+    /// Says that a count begun after `recount` was wanted has been taken over.
+    pub(crate) fn recount_done(&self, recount: u64) {
+        self.words[AT_RECOUNTS_DONE].fetch_max(recount, Ordering::SeqCst);
     }
 
     /// A member's slot.

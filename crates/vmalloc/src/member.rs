@@ -66,6 +66,7 @@ impl Member {
             let (attached, recovering) = (Mutex::default(), Mutex::default());
             let member = Member { ground, me, lazy_pages_max, fork, attached, recovering };
             if member.ground.header().member(me).is_active() {
+                member.ground.header().want_recount();
                 // Its last tenant died. With its lock and its number, what it was doing is ours.
                 member.engine().recover(me);
             }
@@ -97,6 +98,7 @@ impl Member {
             }
             let slot = self.ground.header().member(other);
             if slot.is_active() {
+                self.ground.header().want_recount();
                 let found = self.engine().recover(other);
                 total.areas += found.areas;
                 total.detached += found.detached;
@@ -105,7 +107,15 @@ impl Member {
             }
             unlock(&self.ground, other);
         }
+        self.recount_if_due();
         total
+    }
+
+    /// Puts the budget right, if somebody died and the others were too busy to count then.
+    pub(crate) fn recount_if_due(&self) {
+        if self.ground.header().recount_due().is_some() {
+            self.engine().recount();
+        }
     }
 
     /// Attaches this process once more: the cell is written for the first handle only.

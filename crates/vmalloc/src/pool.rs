@@ -127,7 +127,7 @@ impl Pool {
         let start = Instant::now();
         let area = loop {
             match self.member.engine().vmalloc(request) {
-                Err(e) if self.room_may_come(&e, start) => {}
+                Err(e) if request.may_wait() && self.room_may_come(&e, start) => {}
                 done => break done.map_err(AllocError::Engine)?,
             }
         };
@@ -209,6 +209,7 @@ impl Pool {
     ///
     /// [`VerifyError`]: which one does not hold, where.
     pub fn verify(&self) -> Result<Verified, VerifyError> {
+        self.member.recount_if_due();
         let verified = self.member.engine().verify().map_err(VerifyError::Engine)?;
         let charged = self.member.ground.header().charged();
         let charged = charged.load(std::sync::atomic::Ordering::SeqCst);
@@ -283,6 +284,8 @@ impl Pool {
             _ => self.member.engine().areas().any(|area| area.kind == Kind::Purging),
         };
         if on_its_way && since.elapsed() < PATIENCE {
+            // If nobody is giving anything back, the budget is wrong.
+            self.member.engine().recount();
             std::thread::sleep(LOOK_EVERY);
             return true;
         }

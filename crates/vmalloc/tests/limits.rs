@@ -354,7 +354,7 @@ fn a_huge_request_is_backed_by_huge_pages() {
         return;
     }
     assert_eq!(kib, 4096);
-    let small = pool.vmalloc(4 * MIB as usize).unwrap();
+    let small = pool.alloc(&Request::bytes(4 * MIB)).unwrap();
     assert_eq!(huge_kib(small.as_ptr().addr()), 0, "nobody asked for these");
     drop((buf, small));
     assert_empty(&pool);

@@ -239,9 +239,7 @@ impl Member {
             }
             "share_path" => Ok(self.pool().share_path().display().to_string()),
             "number" => Ok(self.pool().member_number().to_string()),
-            "vmalloc" => self.alloc(&Request::bytes(number(1))),
-            "vzalloc" => self.alloc(&Request::bytes(number(1)).zeroed()),
-            "huge" => self.alloc(&Request::bytes(number(1)).huge()),
+            "vmalloc" => self.alloc(&Request::bytes(number(1)).huge()),
             "fill" => {
                 let byte = number(2) as u8;
                 match self.held.get_mut(&number(1)).unwrap() {
