@@ -119,11 +119,12 @@ impl Onlooker {
 impl Info {
     pub(crate) fn of(ground: &Ground) -> Info {
         let header = ground.header();
+        let charged = header.charged().load(Ordering::Relaxed);
         Info {
             id: ground.shape.pool_number(),
             made_unix_s: header.made_unix_s(),
             capacity_bytes: ground.shape.capacity.bytes(),
-            committed_bytes: header.charged().load(Ordering::Relaxed) * PAGE_SIZE as u64,
+            committed_bytes: charged.saturating_mul(PAGE_SIZE as u64),
             resident_bytes: ground.mapping.file().resident_bytes().unwrap_or(0),
             tables_bytes: ground.shape.flat_bytes(),
             guards: ground.guards.supported(),
