@@ -8,17 +8,14 @@ use super::member::{address, part, parts_are_right};
 use super::others::{Other, Task};
 use super::pattern;
 use super::summary::{self, Block, Contiguous, Fill, Frames, Recovered, Summary, Vmas};
-use super::tell::{Tell, check, told};
+use super::tell::{Tell, areas_lines, check, told};
 use crate::args::Way;
 use crate::failure::{Done, Failure};
 use crate::info::StatsJson;
-use crate::show::{area_line, count, count_of, percent, thousands};
+use crate::show::{count, count_of, thousands};
 use crate::size::Size;
 use vmalloc::{AllocError, Buf, Pool, Shared};
 use vmalloc_core::{self as core, Pages};
-
-/// Lines of `vmallocinfo` that are shown from each end.
-const LINES_SHOWN: usize = 3;
 
 /// The number of the block among the patterns: no area's.
 const BLOCK: u64 = u64::MAX - 1;
@@ -156,13 +153,7 @@ impl<'a> Stage<'a> {
     fn one_block(&mut self, contiguous: Pages) -> Result<(Buf, Option<Frames>), Failure> {
         let free = self.setup.plan.free_pages();
         self.tell.step(format_args!("ONE block of all that is free: {}", Size(free.bytes())))?;
-        let (largest, share) = (Size(contiguous.bytes()), percent(contiguous.0, free.0));
-        let verdict =
-            if contiguous >= free { "It would do, this once." } else { "It must refuse." };
-        self.tell.say(format_args!(
-            "An allocator that cannot scatter, first fit over the same bytes and the same calls, \
-             has a largest free piece of {largest}, {share} of what is free. {verdict}",
-        ))?;
+        self.tell.cannot_scatter(contiguous, free)?;
         let mut block = told(self.pool.vmalloc(free.bytes() as usize), "the one block")?;
         pattern::fill(&mut block, pattern::key(self.setup.seed, BLOCK), 0);
         let stats = self.pool.info().stats;
@@ -216,16 +207,7 @@ impl<'a> Stage<'a> {
         let block = told(block.share(), "sharing the block")?;
         self.tell.say(format_args!("Its name for other processes: {}", block.token()))?;
         self.tell.say("vmallocinfo now (offsets in the window; sizes count the guard page):")?;
-        let areas = self.pool.areas();
-        let hidden = areas.len().saturating_sub(2 * LINES_SHOWN);
-        for (i, area) in areas.iter().enumerate() {
-            if hidden > 0 && i == LINES_SHOWN {
-                self.tell.line(format_args!("… {hidden} more …"))?;
-            }
-            if i < LINES_SHOWN || i >= LINES_SHOWN + hidden {
-                self.tell.line(area_line(area, self.tell.width()))?;
-            }
-        }
+        areas_lines(self.tell, &self.pool.areas())?;
         Ok(block)
     }
 

@@ -161,7 +161,7 @@ pub fn part(len: usize, part: u32, parts: u32) -> Range<usize> {
 }
 
 /// Part 0 is the first member's and keeps the pattern that the block began with.
-fn part_key(key: u64, part: u32) -> u64 {
+pub fn part_key(key: u64, part: u32) -> u64 {
     if part == 0 { key } else { pattern::key(key, part.into()) }
 }
 

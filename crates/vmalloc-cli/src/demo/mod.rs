@@ -17,6 +17,7 @@ mod others;
 mod pattern;
 mod plan;
 mod sim;
+mod stale;
 mod summary;
 mod tell;
 

@@ -7,7 +7,9 @@
 use vmalloc_core::Pages;
 
 /// The largest size that is drawn: 2^10 pages, 4 MiB.
-const SIZE_ORDER_MAX: u64 = 10;
+const SIZE_ORDER_MAX: u32 = 10;
+/// In a small pool the sizes are smaller, so that there are some: at most a 16th of it.
+const SIZES_IN_POOL_MIN: u64 = 16;
 
 /// What to allocate, in order, and which of it to free, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,9 +53,10 @@ impl Plan {
     pub fn new(seed: u64, capacity: Pages) -> Plan {
         let mut random = Random::new(seed);
         let mut sizes = Vec::new();
+        let order_max = (capacity.0 / SIZES_IN_POOL_MIN).max(2).ilog2().min(SIZE_ORDER_MAX);
         let mut left = capacity.0;
         while left > 0 {
-            let low = 1 << random.below(SIZE_ORDER_MAX);
+            let low = 1 << random.below(order_max.into());
             let pages = (low + random.below(low + 1)).min(left);
             sizes.push(Pages(pages));
             left -= pages;

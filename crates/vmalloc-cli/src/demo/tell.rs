@@ -3,11 +3,16 @@
 //! With `--json` nothing is told; the summary comes at the end.
 
 use crate::failure::{Done, Failure};
-use crate::show::{COLUMNS, cut, wrap};
+use crate::show::{COLUMNS, area_line, cut, percent, wrap};
+use crate::size::Size;
 use std::fmt::Display;
 use std::io::Write;
+use vmalloc_core::{Area, Pages};
 
 const INDENT: &str = "   ";
+
+/// Lines of `vmallocinfo` that are shown from each end.
+const LINES_SHOWN: usize = 3;
 
 /// The teller.
 pub struct Tell {
@@ -44,9 +49,15 @@ impl Tell {
         self.put(&cut(&format!("{INDENT}{text}"), COLUMNS))
     }
 
-    /// How many columns a line has.
-    pub fn width(&self) -> usize {
-        COLUMNS - INDENT.len()
+    /// What an allocator that cannot scatter would have to say to a request for all that is free.
+    pub fn cannot_scatter(&mut self, largest: Pages, free: Pages) -> Done {
+        let share = percent(largest.0, free.0);
+        let verdict = if largest >= free { "It would do, this once." } else { "It must refuse." };
+        self.say(format_args!(
+            "An allocator that cannot scatter, first fit over the same bytes and the same calls, \
+             has a largest free piece of {}, {share} of what is free. {verdict}",
+            Size(largest.bytes())
+        ))
     }
 
     fn put(&self, text: &str) -> Done {
@@ -56,6 +67,20 @@ impl Tell {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
     }
+}
+
+/// The `vmallocinfo` of the moment: the first lines and the last.
+pub fn areas_lines(tell: &mut Tell, areas: &[Area]) -> Done {
+    let hidden = areas.len().saturating_sub(2 * LINES_SHOWN);
+    for (i, area) in areas.iter().enumerate() {
+        if hidden > 0 && i == LINES_SHOWN {
+            tell.line(format_args!("… {hidden} more …"))?;
+        }
+        if i < LINES_SHOWN || i >= LINES_SHOWN + hidden {
+            tell.line(area_line(area, COLUMNS - INDENT.len()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Stops the demo if a check fails: the story would be a lie from here on.
