@@ -13,6 +13,8 @@
 //! The machine's word for a backing is its number and generation, so that a word that outlives
 //! it is refused. Linux: `vm_struct::pages`, one pointer for each page, counted nowhere.
 
+mod resize;
+
 use crate::bits::BitTree;
 use crate::machine::BackError;
 use crate::platform::{FRAME_WORDS, Frames, Ram};

@@ -10,13 +10,16 @@
 //! Each stage is one file, takes the type before it and yields the type after it, and knows no
 //! neighbour; here they are put together, and nowhere else. The one step back (no room → purge →
 //! again) is [`Engine::with_purge`]. A stage's value that is dropped undoes itself, so `?` is all
-//! the error handling a walk needs.
+//! the error handling a walk needs. What only looks is in `engine/look.rs`.
+
+mod look;
 
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;
 use crate::context::Context;
-use crate::error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
-use crate::info::{self, Areas, Stats};
+use crate::error::{
+    AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
+};
 use crate::layout::{Geometry, Stat, Tables};
 use crate::machine::{BackError, Backing, Machine};
 use crate::map::map;
@@ -28,10 +31,10 @@ use crate::record::{Kind, Record, flags};
 use crate::recover::{Recovered, recover};
 use crate::request::{Plan, Request};
 use crate::reserve::reserve;
+use crate::resize::resize;
 use crate::share::{self, Publish, Token, attach_in_place, free_published};
 use crate::tag::Owner;
 use crate::units::{Extent, Pages, VirtAddr, Vpn};
-use crate::verify::{Verified, VerifyError, verify};
 use crate::{lazy, registry};
 
 /// vmalloc for one window, as one member uses it. All methods take `&self`: threads share it.
@@ -177,6 +180,29 @@ impl<'a, M: Machine> Engine<'a, M> {
         }
     }
 
+    /// Gives an area that is this member's alone another size, where it lies: a longer one takes
+    /// frames, and pages behind it if nobody has them; a shorter one gives frames back. New pages
+    /// are zeros if `zeroed`. Linux: `vrealloc`, which never grows an area.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the area is as it was. `NoRoom`: it would have to move.
+    pub fn resize(
+        &self,
+        id: AreaId,
+        generation: u64,
+        bytes: u64,
+        zeroed: bool,
+    ) -> Result<Area, ResizeError> {
+        loop {
+            match resize(&self.context, id, generation, bytes, zeroed) {
+                Err(ResizeError::Back(e))
+                    if AllocError::Back(e).purge_may_help() && self.made_room() => {}
+                done => return done,
+            }
+        }
+    }
+
     /// Publishes an area that is this member's alone, and attaches this member to it.
     ///
     /// # Errors
@@ -287,38 +313,6 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// must not see what it left.
     pub fn leave(&self) {
         lazy::disown_all(&self.context, self.context.me);
-    }
-
-    /// The area around an address, in whatever state. Linux: `find_vm_area`.
-    #[must_use]
-    pub fn find(&self, addr: VirtAddr) -> Option<Area> {
-        registry::find(&self.context, addr)
-    }
-
-    /// Whether an address lies in the window. Linux: `is_vmalloc_addr`.
-    #[must_use]
-    pub fn is_vmalloc_addr(&self, addr: VirtAddr) -> bool {
-        self.context.window().contains(addr.vpn())
-    }
-
-    /// The areas in address order, parked ones too, taken while others work. Linux:
-    /// `/proc/vmallocinfo`; `Display` of an area is a line of it.
-    pub fn areas(&self) -> Areas<'_, 'a, M> {
-        Areas::new(&self.context)
-    }
-
-    /// Totals. Linux: `VmallocTotal`, `VmallocUsed`, `VmallocChunk`.
-    pub fn stats(&self) -> Stats {
-        info::stats(&self.context)
-    }
-
-    /// Checks the invariants; nobody else may be at work.
-    ///
-    /// # Errors
-    ///
-    /// [`VerifyError`]: which invariant, where.
-    pub fn verify(&self) -> Result<Verified, VerifyError> {
-        verify(&self.context)
     }
 
     /// The machine under this engine.

@@ -115,6 +115,36 @@ pub enum AttachError {
     Alloc(AllocError),
 }
 
+/// Why `resize` failed. The area is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// The size is 0: free the area instead.
+    ZeroSize,
+    /// The handle names an area that lives no more, or that is not this member's alone.
+    Stale {
+        /// The generation that the handle was for.
+        generation: u64,
+    },
+    /// The area shows frames that are not its own.
+    NotMine,
+    /// There is no room behind the area: it would have to move.
+    NoRoom {
+        /// Pages wanted, guard included.
+        wanted: Pages,
+        /// Pages the area's slot has.
+        slot: Pages,
+    },
+    /// No frames, or no machine memory behind them.
+    Back(BackError),
+    /// The pages could not be mapped.
+    Map(MapError),
+    /// Resizing may have to flush, and this context may not wait.
+    MayNotWait,
+    /// The machine could not take memory back.
+    Flush(FlushError),
+}
+
 /// Why `purge` stopped. What was not purged is still parked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -232,6 +262,25 @@ impl fmt::Display for AttachError {
     }
 }
 
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeError::ZeroSize => write!(f, "size 0: free the area instead"),
+            ResizeError::Stale { generation } => {
+                write!(f, "generation {generation} of the area is not this member's alone")
+            }
+            ResizeError::NotMine => write!(f, "the area shows frames that are not its own"),
+            ResizeError::NoRoom { wanted, slot } => {
+                write!(f, "{wanted} wanted in a slot of {slot}: the area would have to move")
+            }
+            ResizeError::Back(e) => write!(f, "no frames: {e}"),
+            ResizeError::Map(e) => write!(f, "not mapped: {e}"),
+            ResizeError::MayNotWait => write!(f, "resizing may have to wait for other CPUs"),
+            ResizeError::Flush(e) => write!(f, "{e}"),
+        }
+    }
+}
+
 impl fmt::Display for PurgeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -259,4 +308,5 @@ impl core::error::Error for FreeError {}
 impl core::error::Error for ShareError {}
 impl core::error::Error for AttachError {}
 impl core::error::Error for PurgeError {}
+impl core::error::Error for ResizeError {}
 impl core::error::Error for EngineError {}

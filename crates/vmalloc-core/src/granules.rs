@@ -61,6 +61,30 @@ impl<'a> Granules<'a> {
         self.tables.tag(run.start).store(head.encode(), Ordering::Release);
     }
 
+    /// Makes the solo run at `head`, `from` granules long and ours, `to` granules long, if those
+    /// behind it are free.
+    pub(crate) fn extend(&self, head: usize, from: usize, to: usize) -> bool {
+        let zone = self.zone_of(head);
+        let more = head + from..head + to;
+        let index = Index::new(self.tables, zone);
+        if more.end > index.range().end {
+            return false;
+        }
+        let Some(index) = index.lock(self.me) else { return false };
+        if !index.remove(more.start, more.len()) {
+            return false;
+        }
+        if !self.claim(more.clone()) {
+            index.rebuild();
+            return false;
+        }
+        let body = Tag::Body { head, owner: self.me }.encode();
+        more.for_each(|g| self.tables.tag(g).store(body, Ordering::Relaxed));
+        // Release: whoever sees the longer head sees its bodies.
+        self.tables.tag(head).store(Tag::Solo { granules: to }.encode(), Ordering::Release);
+        true
+    }
+
     /// Gives back claimed granules that were never published.
     pub(crate) fn abandon(&self, run: Range<usize>) {
         self.free_tags(run, |granules, g| {

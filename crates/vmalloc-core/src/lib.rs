@@ -46,14 +46,18 @@ mod recover;
 mod registry;
 mod request;
 mod reserve;
+mod resize;
 mod share;
 mod verify;
+mod vread;
 
 // The top.
 pub mod engine;
 
 pub use engine::{Config, Engine, Freed};
-pub use error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
+pub use error::{
+    AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
+};
 pub use info::{Areas, Stats};
 pub use layout::{Geometry, GeometryError, Tables};
 pub use machine::{BackError, Backing, FlushError, Machine, NoMetadata, View};

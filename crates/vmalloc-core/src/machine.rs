@@ -117,6 +117,29 @@ pub trait Machine {
     /// engine flushes.
     fn map(&self, view: &View) -> Result<(), MapError>;
 
+    /// Finds frames for `more`, the pages right behind `view`, and adds them to its backing, which
+    /// has no other user. The new word for the backing.
+    ///
+    /// # Errors
+    ///
+    /// [`BackError`]; the backing is as it was.
+    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError>;
+
+    /// Shows `more`, the last pages of `view`, and makes the guard behind them fault; with no
+    /// pages in `more`, the guard alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::map`].
+    fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError>;
+
+    /// Fills `more`, the last pages of `view`, with zeros.
+    fn zero_more(&self, view: &View, more: PageRange);
+
+    /// Keeps the first `pages` pages of the view's backing and sends the other frames home: they
+    /// were never mapped, or have been flushed. The new word for the backing.
+    fn truncate(&self, view: &View, pages: Pages) -> Backing;
+
     /// Called when pages have become valid, before anyone is told of them.
     fn publish(&self, pages: PageRange);
 
@@ -139,6 +162,10 @@ pub trait Machine {
 
     /// The frame behind a page, where the machine knows it.
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)>;
+
+    /// Copies out of page `page` from byte `offset` on, without faulting; `out` ends within the
+    /// page. `false`: nothing is mapped there, and `out` may hold anything.
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool;
 
     /// Called when a dead member has been recovered: the machine's account of what it has given
     /// out may be wrong by what that member was doing. `held` counts it again: `None` while an

@@ -9,6 +9,7 @@
 use crate::backing::Backings;
 use crate::machine::{BackError, Backing, FlushError, Machine, View};
 use crate::platform::{Frames, MapError, Mapper, Prot, Ram, Tlb};
+use crate::sync::Ordering;
 use crate::units::{Extent, ORDER_MAX, PageRange, Pages, Pfn, Vpn};
 use core::convert::Infallible;
 
@@ -51,6 +52,32 @@ impl<'a, F: Frames, H: Hardware> Paged<'a, F, H> {
         self.hardware.prepare(window)
     }
 
+    /// Takes frames and hands them to `push`, run by run. What `push` took when this fails is for
+    /// the caller to give back.
+    fn take_frames(
+        &self,
+        len: Pages,
+        push: impl Fn(Extent) -> Result<(), BackError>,
+    ) -> Result<(), BackError> {
+        let mut wanted = len.0;
+        let mut runs = [Extent::default(); BULK];
+        while wanted > 0 {
+            let n = self.frames.take_bulk(Pages(wanted), &mut runs);
+            if n == 0 {
+                return Err(BackError::NoFrames { wanted: len, free: self.frames.free() });
+            }
+            for (i, run) in runs[..n].iter().enumerate() {
+                if let Err(e) = push(*run) {
+                    // This run and those behind it were not taken over.
+                    runs[i..n].iter().for_each(|run| self.frames.give(*run));
+                    return Err(e);
+                }
+                wanted = wanted.saturating_sub(run.len.0);
+            }
+        }
+        Ok(())
+    }
+
     /// Visits the extents behind a backing, in the order of its pages.
     pub fn each_extent(&self, backing: Backing, mut visit: impl FnMut(Extent)) {
         let _ = self.backings.each_extent(backing.0, &self.hardware, |run| {
@@ -79,26 +106,14 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
         let draft = self.backings.begin(true)?;
-        let mut wanted = pages.len.0;
-        let mut runs = [Extent::default(); BULK];
-        while wanted > 0 {
-            let n = self.frames.take_bulk(Pages(wanted), &mut runs);
-            if n == 0 {
+        let push = |run| self.backings.push(&draft, run, &self.frames, &self.hardware);
+        match self.take_frames(pages.len, push) {
+            Ok(()) => Ok(Backing(self.backings.finish(draft))),
+            Err(e) => {
                 self.backings.discard(draft, &self.frames, &self.hardware);
-                let (wanted, free) = (pages.len, self.frames.free());
-                return Err(BackError::NoFrames { wanted, free });
-            }
-            for (i, run) in runs[..n].iter().enumerate() {
-                if let Err(e) = self.backings.push(&draft, *run, &self.frames, &self.hardware) {
-                    // This run and those behind it are not the draft's yet.
-                    runs[i..n].iter().for_each(|run| self.frames.give(*run));
-                    self.backings.discard(draft, &self.frames, &self.hardware);
-                    return Err(e);
-                }
-                wanted = wanted.saturating_sub(run.len.0);
+                Err(e)
             }
         }
-        Ok(Backing(self.backings.finish(draft)))
     }
 
     fn adopt(&self, frames: &[Extent]) -> Result<Backing, BackError> {
@@ -129,23 +144,51 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
     }
 
     fn map(&self, view: &View) -> Result<(), MapError> {
-        let mut at = view.pages.start;
-        let end = view.pages.end();
+        self.map_more(view, view.pages)
+    }
+
+    fn extend(&self, view: &View, more: PageRange, _huge: bool) -> Result<Backing, BackError> {
+        let push = |run| self.backings.append(view.backing.0, run, &self.frames, &self.hardware);
+        self.take_frames(more.len, push).inspect_err(|_| {
+            self.truncate(view, view.pages.len);
+        })?;
+        Ok(view.backing)
+    }
+
+    fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
+        // Pages of the backing before those to be shown.
+        let mut skip = more.start.0 - view.pages.start.0;
+        let mut at = more.start;
         self.backings
             .each_extent(view.backing.0, &self.hardware, |run| {
+                let skipped = skip.min(run.len.0);
+                skip -= skipped;
                 // Never beyond the area's pages, whatever the backing has.
-                let len = run.len.0.min(end.0 - at.0);
+                let len = (run.len.0 - skipped).min(more.end().0 - at.0);
                 if len > 0 {
-                    let run = Extent { start: run.start, len: Pages(len) };
+                    let run = Extent { start: Pfn(run.start.0 + skipped), len: Pages(len) };
                     self.hardware.map_run(at, run, view.prot)?;
                     at = Vpn(at.0 + len);
                 }
                 Ok(())
             })
             .inspect_err(|_| {
-                let len = Pages(at.0 - view.pages.start.0);
-                self.hardware.unmap_run(PageRange { start: view.pages.start, len });
+                let len = Pages(at.0 - more.start.0);
+                self.hardware.unmap_run(PageRange { start: more.start, len });
             })
+    }
+
+    fn zero_more(&self, _view: &View, more: PageRange) {
+        for page in (more.start.0..more.end().0).map(Vpn) {
+            if let Some((pfn, _)) = self.hardware.translate(page) {
+                self.hardware.zero(Extent { start: pfn, len: Pages(1) });
+            }
+        }
+    }
+
+    fn truncate(&self, view: &View, pages: Pages) -> Backing {
+        self.backings.truncate(view.backing.0, pages, &self.frames, &self.hardware);
+        view.backing
     }
 
     fn publish(&self, pages: PageRange) {
@@ -171,5 +214,15 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
         self.hardware.translate(page)
+    }
+
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
+        let Some((pfn, _)) = self.hardware.translate(page) else { return false };
+        let words = self.hardware.words(pfn);
+        for (i, byte) in (offset..).zip(out) {
+            // Relaxed: a copy of memory that others may be writing.
+            *byte = (words[i / 8].load(Ordering::Relaxed) >> (i % 8 * 8)) as u8;
+        }
+        true
     }
 }

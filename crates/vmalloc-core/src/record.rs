@@ -43,6 +43,14 @@ pub enum Kind {
     Purging = 7,
 }
 
+impl Kind {
+    /// Whether somebody uses the area: live, published, or dying with somebody attached.
+    #[must_use]
+    pub const fn is_in_use(self) -> bool {
+        matches!(self, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
+    }
+}
+
 /// A decoded state word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct State {
@@ -104,12 +112,6 @@ impl State {
     #[must_use]
     pub const fn is_published(&self) -> bool {
         matches!(self.kind, Kind::Frozen | Kind::Shared)
-    }
-
-    /// Whether somebody uses the area: live, published, or dying with somebody attached.
-    #[must_use]
-    pub const fn is_in_use(&self) -> bool {
-        matches!(self.kind, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Services of `vmalloc` beyond the plain call, each as its rule.
 
-use vmalloc_core::{AllocError, BackError, Pages, Request};
+use vmalloc_core::platform::Mapper;
+use vmalloc_core::{AllocError, BackError, Pages, Request, VirtAddr};
 use vmalloc_sim::{KernelConfig, SimKernel};
 
 /// Goal: a caller that may not wait is served although all frames are on the lazy list, where
@@ -53,5 +54,50 @@ fn an_array_whose_size_overflows_is_too_big() {
         let refused = engine.vmalloc(&Request::array(1 << 33, 1 << 32));
         assert!(matches!(refused, Err(AllocError::TooBig { bytes: u64::MAX, .. })), "{refused:?}");
         assert_eq!(engine.vmalloc(&Request::array(10, 1000)).map(|area| area.bytes), Ok(10_000));
+    });
+}
+
+/// Goal: a dump of the window shows areas in use and nothing else. Method: a live, a parked, a
+/// hole and guard pages in one read that begins and ends inside pages.
+#[test]
+fn vread_copies_live_areas_and_zeros_the_rest() {
+    SimKernel::run(KernelConfig::default(), |kernel| {
+        let (engine, cpu) = (kernel.engine(0), kernel.cpu(0));
+        let areas: Vec<_> =
+            (0..3).map(|_| engine.vmalloc(&Request::bytes(4096)).unwrap()).collect();
+        for area in &areas {
+            cpu.write(area.addr(), &[0xab; 4096]).unwrap();
+        }
+        let _ = engine.vfree(areas[1].addr()).unwrap();
+        // Single pages lie two pages apart: page, guard, page, guard …
+        let start = areas[0].addr().0 + 100;
+        let mut out = vec![0x77; 5 * 4096];
+        let live = engine.vread(VirtAddr(start), &mut out);
+        assert_eq!(live, (4096 - 100) + 4096);
+        for (i, byte) in out.iter().enumerate() {
+            let page = (100 + i) / 4096;
+            let want = if page == 0 || page == 4 { 0xab } else { 0 };
+            assert_eq!(*byte, want, "byte {i}, of page {page}");
+        }
+        assert_eq!(engine.vread(VirtAddr(u64::MAX - 5), &mut out), 0, "a range that wraps");
+        assert!(out.iter().all(|byte| *byte == 0));
+    });
+}
+
+/// Goal: `vmalloc_to_pfn` says which frame shows, for areas in use only. Method: against the
+/// tables, interior addresses included; then free.
+#[test]
+fn vmalloc_to_pfn_answers_for_areas_in_use_only() {
+    SimKernel::run(KernelConfig::default(), |kernel| {
+        let engine = kernel.engine(0);
+        let area = engine.vmalloc(&Request::bytes(3 * 4096)).unwrap();
+        for page in 0..3 {
+            let addr = VirtAddr(area.addr().0 + page * 4096 + 17);
+            let shown = kernel.space(0).translate(addr.vpn()).map(|(pfn, _)| pfn);
+            assert!(shown.is_some() && engine.vmalloc_to_pfn(addr) == shown);
+        }
+        assert_eq!(engine.vmalloc_to_pfn(VirtAddr(area.addr().0 + 3 * 4096)), None, "the guard");
+        let _ = engine.vfree(area.addr()).unwrap();
+        assert_eq!(engine.vmalloc_to_pfn(area.addr()), None, "parked, though still mapped");
     });
 }

@@ -188,6 +188,24 @@ impl Machine for Linear<'_> {
         placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
 
+    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
+        self.back(more, huge)?;
+        Ok(Backing(view.pages.len.0 + more.len.0))
+    }
+
+    fn map_more(&self, view: &View, _more: PageRange) -> Result<(), MapError> {
+        self.map(view)
+    }
+
+    fn zero_more(&self, _view: &View, _more: PageRange) {
+        // Never asked: what `extend` commits is zero.
+    }
+
+    fn truncate(&self, view: &View, pages: Pages) -> Backing {
+        self.0.uncharge(Pages(view.pages.len.0.saturating_sub(pages.0)));
+        Backing(pages.0)
+    }
+
     fn publish(&self, _pages: PageRange) {}
 
     fn zero(&self, view: &View) {
@@ -215,6 +233,12 @@ impl Machine for Linear<'_> {
 
     fn translate(&self, _page: Vpn) -> Option<(Pfn, Prot)> {
         None
+    }
+
+    fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
+        // Through the kernel: no reference of ours to memory that others write.
+        let start = self.0.span(PageRange { start: page, len: Pages(1) }).start;
+        self.0.mapping.file().read_at(start + offset as u64, out)
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {

@@ -233,6 +233,13 @@ impl PoolFile {
         Ok(u64::try_from(stat(self.fd.as_fd())?.st_blocks).unwrap_or(0) * 512)
     }
 
+    /// Copies bytes of the file from `offset` on, past the mapping. `false`: they were not to be
+    /// had, all of them.
+    pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> bool {
+        let len = out.len();
+        fail::point("pread").and_then(|()| rustix::io::pread(&self.fd, out, offset)) == Ok(len)
+    }
+
     /// Backs `span` with memory, all of it or none, leaving what is there already as it is. The
     /// zeroing is put off to the first touch. About 1.2 µs for a page, 170 µs for a MiB.
     ///

@@ -1,0 +1,62 @@
+//! What only looks: at an address, at the list of areas, at the totals, at the invariants.
+//!
+//! None of it holds anything: allocation goes on meanwhile. Linux: `find_vm_area`,
+//! `vmalloc_to_pfn`, `vread_iter`, `/proc/vmallocinfo`, `/proc/meminfo`.
+
+use super::Engine;
+use crate::info::{self, Areas, Stats};
+use crate::machine::Machine;
+use crate::publish::Area;
+use crate::registry;
+use crate::units::{Pfn, VirtAddr};
+use crate::verify::{Verified, VerifyError, verify};
+use crate::vread::vread;
+
+impl<'a, M: Machine> Engine<'a, M> {
+    /// The area around an address, in whatever state. Linux: `find_vm_area`.
+    #[must_use]
+    pub fn find(&self, addr: VirtAddr) -> Option<Area> {
+        registry::find(&self.context, addr)
+    }
+
+    /// Whether an address lies in the window. Linux: `is_vmalloc_addr`.
+    #[must_use]
+    pub fn is_vmalloc_addr(&self, addr: VirtAddr) -> bool {
+        self.context.window().contains(addr.vpn())
+    }
+
+    /// The frame behind an address of an area in use, where the machine knows it. Linux:
+    /// `vmalloc_to_pfn`, which looks at no area and answers for freed ones, too.
+    #[must_use]
+    pub fn vmalloc_to_pfn(&self, addr: VirtAddr) -> Option<Pfn> {
+        self.find(addr).filter(|area| area.kind.is_in_use())?;
+        self.context.machine.translate(addr.vpn()).map(|(pfn, _)| pfn)
+    }
+
+    /// Copies what lives at `addr .. addr + out.len()` into `out`, and zeros where nothing does:
+    /// holes, guard pages, parked areas. Returns how many bytes came from areas. Never faults.
+    /// Linux: `vread_iter`.
+    pub fn vread(&self, addr: VirtAddr, out: &mut [u8]) -> usize {
+        vread(&self.context, addr, out)
+    }
+
+    /// The areas in address order, parked ones too, taken while others work. Linux:
+    /// `/proc/vmallocinfo`; `Display` of an area is a line of it.
+    pub fn areas(&self) -> Areas<'_, 'a, M> {
+        Areas::new(&self.context)
+    }
+
+    /// Totals. Linux: `VmallocTotal`, `VmallocUsed`, `VmallocChunk`.
+    pub fn stats(&self) -> Stats {
+        info::stats(&self.context)
+    }
+
+    /// Checks the invariants; nobody else may be at work.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`]: which invariant, where.
+    pub fn verify(&self) -> Result<Verified, VerifyError> {
+        verify(&self.context)
+    }
+}

@@ -1,0 +1,154 @@
+//! Resize: an area made longer or shorter where it lies.
+//!
+//! ```text
+//!   LIVE ─▶ BUILDING ─┬ grow:   more granules? ─▶ extend the backing ─▶ map the new pages ─┬▶ LIVE
+//!                     └ shrink: unmap the tail ─▶ PendingFlush ─▶ Flushed ─▶ truncate ─────┘
+//! ```
+//!
+//! Only for an area that is one member's alone. What cannot be had in place is an error that
+//! leaves the area as it was; moving is the caller's. Linux: `vrealloc`, which grows in place
+//! into frames it already has, and never into more.
+
+use crate::class::{GRANULE_SHIFT, SLOTS_MAX, granules_for};
+use crate::context::Context;
+use crate::error::ResizeError;
+use crate::flush::{PendingFlush, unmap};
+use crate::layout::Counter;
+use crate::machine::{Machine, View};
+use crate::publish::{Area, AreaId};
+use crate::record::{Kind, Record, Shape, State, flags};
+use crate::share::record_of;
+use crate::slots::slot_pages;
+use crate::sync::Ordering;
+use crate::tag::Tag;
+use crate::units::{PageRange, Pages};
+
+/// Gives the tenant `generation` of area `id`, this member's alone, `bytes` bytes.
+pub(crate) fn resize<M: Machine>(
+    context: &Context<'_, M>,
+    id: AreaId,
+    generation: u64,
+    bytes: u64,
+    zeroed: bool,
+) -> Result<Area, ResizeError> {
+    if bytes == 0 {
+        return Err(ResizeError::ZeroSize);
+    }
+    if !context.machine.may_wait() {
+        return Err(ResizeError::MayNotWait);
+    }
+    let stale = ResizeError::Stale { generation };
+    let record = record_of(context, id).ok_or(stale)?;
+    let live = State::new(Kind::Live, Some(context.me), generation);
+    // While it is BUILDING, whoever finds us dead purges all of the slot.
+    let building = State { kind: Kind::Building, ..live };
+    if !record.step(live, building) {
+        return Err(stale);
+    }
+    let resized = resize_building(context, record, bytes, zeroed);
+    record.step(building, live);
+    resized?;
+    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
+    Ok(Area::new(context, record.id, slot, live, &record.shape()))
+}
+
+fn resize_building<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    bytes: u64,
+    zeroed: bool,
+) -> Result<(), ResizeError> {
+    let pages = Pages::for_bytes(bytes);
+    let shape = record.shape();
+    if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+        return Err(ResizeError::NotMine);
+    }
+    let new = Shape { bytes, pages, ..shape };
+    let new = match pages.cmp(&shape.pages) {
+        core::cmp::Ordering::Equal => new,
+        core::cmp::Ordering::Greater => grow(context, record, &shape, new, zeroed)?,
+        core::cmp::Ordering::Less => shrink(context, record, &shape, new)?,
+    };
+    record.set_shape(&new);
+    Ok(())
+}
+
+fn grow<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    old: &Shape,
+    new: Shape,
+    zeroed: bool,
+) -> Result<Shape, ResizeError> {
+    let slot = room_for(context, record, &new)?;
+    let before = context.view(record.id, slot, old);
+    let more = PageRange { start: before.pages.end(), len: Pages(new.pages.0 - old.pages.0) };
+    let huge = old.flags & flags::HUGE != 0;
+    let backing = context.machine.extend(&before, more, huge).map_err(ResizeError::Back)?;
+    let new = Shape { backing: backing.0, birth: next_birth(context), ..new };
+    let after = context.view(record.id, slot, &new);
+    if let Err(e) = context.machine.map_more(&after, more) {
+        // A CPU may have looked while a part of it was mapped.
+        let _ = PendingFlush::after_failed_map(more).flush(&context.machine);
+        context.machine.truncate(&after, old.pages);
+        return Err(ResizeError::Map(e));
+    }
+    if zeroed && !M::FRESH_IS_ZERO {
+        context.machine.zero_more(&after, more);
+    }
+    context.machine.publish(more);
+    Ok(new)
+}
+
+fn shrink<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    old: &Shape,
+    new: Shape,
+) -> Result<Shape, ResizeError> {
+    let stale = ResizeError::NotMine;
+    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
+    let before = context.view(record.id, slot, old);
+    let new = Shape { birth: next_birth(context), ..new };
+    let after = context.view(record.id, slot, &new);
+    let tail = PageRange { start: after.pages.end(), len: Pages(old.pages.0 - new.pages.0) };
+    // The guard moves first: if it cannot, nothing has changed.
+    let none = PageRange { start: tail.start, len: Pages(0) };
+    context.machine.map_more(&after, none).map_err(ResizeError::Map)?;
+    unmap(&context.machine, tail).flush(&context.machine).map_err(|e| {
+        // Only a machine in place can fail here, and what it shows is as it was: the guard back.
+        let _ = context.machine.map_more(&View { birth: next_birth(context), ..before }, none);
+        ResizeError::Flush(e)
+    })?;
+    let backing = context.machine.truncate(&before, new.pages);
+    Ok(Shape { backing: backing.0, ..new })
+}
+
+/// The slot, long enough for the new shape: a solo area takes the granules behind it, if nobody
+/// has them.
+fn room_for<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    new: &Shape,
+) -> Result<PageRange, ResizeError> {
+    let span = Pages(new.pages.0 + new.guard.0);
+    let slot = slot_pages(context.tables, record.id).ok_or(ResizeError::NotMine)?;
+    let no_room = ResizeError::NoRoom { wanted: span, slot: slot.len };
+    if span <= slot.len {
+        return Ok(slot);
+    }
+    let head = record.id / SLOTS_MAX;
+    let tag = Tag::decode(context.tables.tag(head).load(Ordering::Acquire));
+    let Some(Tag::Solo { granules }) = tag else { return Err(no_room) };
+    let huge = new.flags & flags::HUGE != 0;
+    let multiple = if huge { crate::HUGE_PAGES >> GRANULE_SHIFT } else { 1 };
+    let wanted = granules_for(span).next_multiple_of(multiple as usize);
+    if !context.slots().granules.extend(head, granules, wanted) {
+        return Err(no_room);
+    }
+    slot_pages(context.tables, record.id).ok_or(no_room)
+}
+
+fn next_birth<M: Machine>(context: &Context<'_, M>) -> u64 {
+    context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed) + 1
+}
