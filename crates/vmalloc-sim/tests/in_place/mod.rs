@@ -203,6 +203,33 @@ impl Machine for InPlace<'_> {
         Ok(())
     }
 
+    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
+        let added = self.back(more, huge)?;
+        Ok(Backing(view.backing.0 + added.0))
+    }
+
+    fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
+        self.map(&View { pages: more, ..*view })
+    }
+
+    fn zero_more(&self, _view: &View, _more: PageRange) {
+        self.0.call(Call::Zero);
+    }
+
+    fn truncate(&self, view: &View, pages: Pages) -> Backing {
+        self.0.call(Call::Unback);
+        let mut ground = self.0.ground.borrow_mut();
+        let kept = PageRange { start: view.pages.start, len: pages };
+        let slot = view.slot;
+        ground.backed.retain(|&page| !slot.contains(Vpn(page)) || kept.contains(Vpn(page)));
+        ground.charged -= view.backing.0 - pages.0;
+        Backing(pages.0)
+    }
+
+    fn read(&self, _page: Vpn, _offset: usize, _out: &mut [u8]) -> bool {
+        false
+    }
+
     fn publish(&self, _pages: PageRange) {
         self.0.call(Call::Publish);
     }
