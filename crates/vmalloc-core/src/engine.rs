@@ -28,7 +28,7 @@ use crate::platform::{Frames, MapError, Prot};
 use crate::publish::{Area, AreaId, publish};
 use crate::purge::{Purged, purge_one, purge_step};
 use crate::record::{Kind, Record, flags};
-use crate::recover::{Recovered, recover};
+use crate::recover::{self, Recovered, recover};
 use crate::request::{Plan, Request};
 use crate::reserve::reserve;
 use crate::resize::resize;
@@ -307,6 +307,11 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// caller makes sure that it is dead and that nobody else recovers it.
     pub fn recover(&self, dead: Owner) -> Recovered {
         recover(&self.context, dead)
+    }
+
+    /// Has the machine count anew what it has given out, if no area is between two states.
+    pub fn recount(&self) {
+        recover::recount(&self.context);
     }
 
     /// Says that what this member freed is nobody's: before its number goes to somebody else, who

@@ -68,17 +68,48 @@ pub(crate) fn recover<M: Machine>(context: &Context<'_, M>, dead: Owner) -> Reco
     }
     context.count(Stat::Recovered, found.areas as u64);
     recount_lazy(context);
-    context.machine.recovered(&|| held_pages(context));
+    recount(context);
     found
 }
 
+/// Has the machine count anew what it has given out.
+pub(crate) fn recount<M: Machine>(context: &Context<'_, M>) {
+    context.machine.recovered(&|| held_pages(context));
+}
+
 /// Pages of all areas, parked ones too: what the machine has given out. `None` while an area is
-/// between two states, and so is what it holds.
+/// between two states, and so is what it holds; or if a reservation was made meanwhile.
 fn held_pages<M: Machine>(context: &Context<'_, M>) -> Option<Pages> {
-    crate::info::Areas::new(context).try_fold(Pages(0), |sum, area| match area.kind {
-        Kind::Building | Kind::Purging => None,
-        _ => Some(Pages(sum.0 + area.pages.len.0)),
-    })
+    let births = || context.tables.counter(Counter::Births).load(Ordering::SeqCst);
+    let before = births();
+    let mut sum = Pages(0);
+    let mut head = 0;
+    while head < context.tables.geometry().granules {
+        let (granules, slots) = match tag(context, head) {
+            Some(Tag::Chunk(class)) => (class.chunk_granules(), class.slots()),
+            Some(Tag::Solo { granules }) => (granules.max(1), 1),
+            _ => (1, 0),
+        };
+        for slot in 0..slots {
+            let record = Record::of(context.tables, head, slot);
+            // A word that we never write holds nothing.
+            let Some(state) = record.state() else { continue };
+            match state.kind {
+                Kind::Free => {}
+                Kind::Building | Kind::Purging => return None,
+                _ => {
+                    let (now, shape) = record.snapshot()?;
+                    let slot = slot_pages(context.tables, record.id)?;
+                    if matches!(now.kind, Kind::Building | Kind::Purging) {
+                        return None;
+                    }
+                    sum.0 += if now.kind == Kind::Free { 0 } else { shape.pages.min(slot.len).0 };
+                }
+            }
+        }
+        head = head.saturating_add(granules);
+    }
+    (births() == before).then_some(sum)
 }
 
 fn recover_area<M: Machine>(

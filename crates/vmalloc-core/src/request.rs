@@ -68,6 +68,12 @@ impl Request {
         Request { may_wait: false, ..self }
     }
 
+    /// Whether waiting is allowed: not after [`Request::no_wait`].
+    #[must_use]
+    pub const fn may_wait(&self) -> bool {
+        self.may_wait
+    }
+
     /// Filled with zeros. Linux: `vzalloc`, `__GFP_ZERO`.
     #[must_use]
     pub const fn zeroed(self) -> Request {

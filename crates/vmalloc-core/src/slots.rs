@@ -134,8 +134,9 @@ impl<'a> Slots<'a> {
     fn take_in(&self, head: usize, class: Class, eligible: u64) -> Option<Slot> {
         let tag = Tag::Chunk(class).encode();
         let taken = self.tables().taken(head);
+        let fits = head + class.chunk_granules() <= self.tables().geometry().granules;
         loop {
-            if self.tables().tag(head).load(Ordering::Acquire) != tag {
+            if self.tables().tag(head).load(Ordering::Acquire) != tag || !fits {
                 self.tables().chunks_with_room(class).clear(head);
                 return None;
             }
@@ -282,7 +283,11 @@ pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
     }
     let start = (head as u64) << GRANULE_SHIFT;
     match Tag::decode(tables.tag(head).load(Ordering::Acquire))?.settled() {
-        Tag::Chunk(class) if slot < class.slots() => {
+        // Tags are shared words: one may say what does not fit the window.
+        Tag::Chunk(class)
+            if slot < class.slots()
+                && head + class.chunk_granules() <= tables.geometry().granules =>
+        {
             let start = Vpn(start + slot as u64 * class.stride().0);
             Some(PageRange { start, len: class.stride() })
         }

@@ -71,8 +71,8 @@ impl Buf {
     ///
     /// [`Unpublished`] gives the buffer back.
     pub fn freeze(self) -> Result<Frozen, Unpublished> {
-        let (hold, view) = self.publish(Publish::Frozen)?;
-        Ok(Frozen { view: view.freeze(), hold })
+        let (hold, view) = self.publish(Publish::Frozen, ExclusiveView::freeze)?;
+        Ok(Frozen { view, hold })
     }
 
     /// Makes it readable and writable for every member.
@@ -81,28 +81,30 @@ impl Buf {
     ///
     /// [`Unpublished`] gives the buffer back.
     pub fn share(self) -> Result<Shared, Unpublished> {
-        let (hold, view) = self.publish(Publish::Shared)?;
-        Ok(Shared { view: view.share(), hold })
+        let (hold, view) = self.publish(Publish::Shared, ExclusiveView::share)?;
+        Ok(Shared { view, hold })
     }
 
-    fn publish(mut self, how: Publish) -> Result<(Hold, ExclusiveView), Unpublished> {
+    fn publish<V>(
+        mut self,
+        how: Publish,
+        turn: fn(ExclusiveView) -> V,
+    ) -> Result<(Hold, V), Unpublished> {
         if self.member.is_forked() {
             return Err(Unpublished { buf: self, error: ShareError::Forked });
         }
-        let token = match self.member.engine().share(self.id, self.generation, how) {
-            Ok(token) => token,
-            Err(e) => return Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
-        };
-        self.member.note_published(self.id, self.generation);
-        let token = Token {
-            pool: self.member.ground.shape.pool_number(),
-            area: token.area,
-            generation: token.generation,
-            pages: token.pages,
-        };
         // With no view there is nothing left for `drop` to free.
-        let view = self.view.take().expect("a buffer has its view until it goes");
-        Ok((Hold { member: Arc::clone(&self.member), token }, view))
+        let view = &mut self.view;
+        let turn = || turn(view.take().expect("a buffer has its view until it goes"));
+        match self.member.publish(self.id, self.generation, how, turn) {
+            Ok((token, view)) => {
+                let pool = self.member.ground.shape.pool_number();
+                let (area, generation, pages) = (token.area, token.generation, token.pages);
+                let token = Token { pool, area, generation, pages };
+                Ok((Hold { member: Arc::clone(&self.member), token }, view))
+            }
+            Err(e) => Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub type Source = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// The capacity is 0, or over 1 TiB.
+    /// The capacity is 0, or over 512 GiB.
     Capacity {
         /// What was asked for.
         bytes: u64,
@@ -133,7 +133,7 @@ impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CreateError::Capacity { bytes } => {
-                write!(f, "a pool of {bytes} bytes: {PAGE_SIZE} bytes to 1 TiB are possible")
+                write!(f, "a pool of {bytes} bytes: {PAGE_SIZE} bytes to 512 GiB are possible")
             }
             CreateError::Members { members } => {
                 write!(f, "a pool for {members} members: 1 to 64 are possible")

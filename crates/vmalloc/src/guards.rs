@@ -20,7 +20,7 @@ use crate::os::map::Mapping;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 use vmalloc_core::class::{GRANULE_SHIFT, SLOTS_MAX};
-use vmalloc_core::{PAGE_SIZE, PageRange, View};
+use vmalloc_core::{PAGE_SIZE, PageRange, Pages, View};
 
 /// The guard pages of one mapping.
 #[derive(Debug)]
@@ -57,13 +57,28 @@ impl Guards {
         if !self.supported || birth.load(Ordering::Acquire) == view.birth {
             return Ok(());
         }
+        // The view comes from records that others write: a guard outside the area's own slot would
+        // end a process that touches what is its own.
+        let end = view.pages.end().0.checked_add(view.guard.0);
+        if view.pages.len.0 == 0 || end.is_none_or(|end| end > view.slot.end().0) {
+            return Err(Errno::INVAL);
+        }
+        let all =
+            PageRange { start: view.pages.start, len: Pages(view.pages.len.0 + view.guard.0) };
+        // And if this process has a view of some page of it, the slot is not this area's alone.
+        let placed = mapping.while_held(span(data, all), || self.place_held(mapping, data, view));
+        placed.map_err(|_| Errno::BUSY)??;
+        birth.store(view.birth, Ordering::Release);
+        Ok(())
+    }
+
+    fn place_held(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
         self.clear(mapping, data, view.pages)?;
         if view.guard.0 > 0 {
             let guard = PageRange { start: view.pages.end(), len: view.guard };
             self.mark(guard.start.0 >> GRANULE_SHIFT);
             mapping.guard_install(span(data, guard)).map_err(errno)?;
         }
-        birth.store(view.birth, Ordering::Release);
         Ok(())
     }
 

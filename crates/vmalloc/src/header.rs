@@ -28,8 +28,9 @@ const WORD_BYTES: u64 = 8;
 const WINDOW_RATIO: u64 = 64;
 /// The smallest window: 8192 granules, 4 GiB.
 const GRANULES_MIN: u64 = 8192;
-/// Most pages that a pool may hold: 1 TiB. Its window is 64 TiB, half of what a process has.
-pub(crate) const CAPACITY_MAX: Pages = Pages(1 << 28);
+/// Most pages that a pool may hold: 512 GiB. Its window is 32 TiB, a quarter of what a process
+/// has, and its records are as many as 32 bits can number.
+pub(crate) const CAPACITY_MAX: Pages = Pages(1 << 27);
 
 const AT_MAGIC: usize = 0;
 const AT_VERSION: usize = 1;
@@ -42,6 +43,8 @@ const AT_SUM: usize = 7;
 const AT_READY: usize = 8;
 const AT_MADE: usize = 9;
 const AT_CHARGED: usize = 16;
+const AT_RECOUNTS_WANTED: usize = 17;
+const AT_RECOUNTS_DONE: usize = 18;
 
 /// What a pool is, decided when it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -238,6 +241,23 @@ impl<'a> Header<'a> {
     /// Pages committed, by all members.
     pub(crate) fn charged(&self) -> &'a AtomicU64 {
         &self.words[AT_CHARGED]
+    }
+
+    /// Says that the charge may be wrong, by what a member that died was about.
+    pub(crate) fn want_recount(&self) {
+        self.words[AT_RECOUNTS_WANTED].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The recount that is due, if one is.
+    pub(crate) fn recount_due(&self) -> Option<u64> {
+        let wanted = self.words[AT_RECOUNTS_WANTED].load(Ordering::SeqCst);
+        let done = self.words[AT_RECOUNTS_DONE].load(Ordering::SeqCst);
+        (done < wanted).then_some(wanted)
+    }
+
+    /// Says that a count begun after `recount` was wanted has been taken over.
+    pub(crate) fn recount_done(&self, recount: u64) {
+        self.words[AT_RECOUNTS_DONE].fetch_max(recount, Ordering::SeqCst);
     }
 
     /// A member's slot.

@@ -119,11 +119,12 @@ impl Onlooker {
 impl Info {
     pub(crate) fn of(ground: &Ground) -> Info {
         let header = ground.header();
+        let charged = header.charged().load(Ordering::Relaxed);
         Info {
             id: ground.shape.pool_number(),
             made_unix_s: header.made_unix_s(),
             capacity_bytes: ground.shape.capacity.bytes(),
-            committed_bytes: header.charged().load(Ordering::Relaxed) * PAGE_SIZE as u64,
+            committed_bytes: charged.saturating_mul(PAGE_SIZE as u64),
             resident_bytes: ground.mapping.file().resident_bytes().unwrap_or(0),
             tables_bytes: ground.shape.flat_bytes(),
             guards: ground.guards.supported(),
@@ -162,14 +163,16 @@ impl Shape {
     }
 }
 
-/// The physical frames behind `bytes`, as far as this process may know them: as root, and where
-/// the page is present. `Ok(None)`: not root. Linux: `/proc/self/pagemap`.
+/// The physical frames behind `memory`, one a page, as far as this process may know them: as
+/// root, and where the page is present. `Ok(None)`: not root. Linux: `/proc/self/pagemap`.
+///
+/// Takes a [`Buf`](crate::Buf)'s bytes, and a [`Shared`](crate::Shared)'s words.
 ///
 /// # Errors
 ///
 /// What reading it said.
-pub fn frames_behind(bytes: &[u8]) -> std::io::Result<Option<Vec<Option<u64>>>> {
-    let range = bytes.as_ptr_range();
+pub fn frames_behind<T>(memory: &[T]) -> std::io::Result<Option<Vec<Option<u64>>>> {
+    let range = memory.as_ptr_range();
     Ok(pagemap::frames(range.start.addr()..range.end.addr())?)
 }
 

@@ -152,7 +152,10 @@ impl Machine for Linear<'_> {
             let span = Span::new(page * PAGE_BYTES, PAGE_BYTES);
             let no_memory = NoMetadata { bytes: PAGE_BYTES };
             self.0.headroom.take(PAGE_BYTES, PAGE_BYTES).map_err(|_| no_memory)?;
-            allocate(self.0.mapping.file(), span).map_err(|_| no_memory)?;
+            allocate(self.0.mapping.file(), span).map_err(|_| {
+                self.0.headroom.put(PAGE_BYTES);
+                no_memory
+            })?;
             word.fetch_or(bit, Ordering::AcqRel);
         }
         Ok(())
@@ -243,21 +246,20 @@ impl Machine for Linear<'_> {
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
         for _ in 0..64 {
+            let due = self.0.header().recount_due();
             let before = self.0.charged().load(Ordering::SeqCst);
-            let counted = held().map(|pages| pages.0);
-            if let Some(counted) = counted
-                && self
-                    .0
-                    .charged()
-                    .compare_exchange(before, counted, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return;
+            if let Some(Pages(counted)) = held() {
+                let charged = self.0.charged();
+                let (success, failure) = (Ordering::SeqCst, Ordering::Relaxed);
+                if charged.compare_exchange(before, counted, success, failure).is_ok() {
+                    due.into_iter().for_each(|due| self.0.header().recount_done(due));
+                    return;
+                }
             }
             std::thread::yield_now();
         }
-        // Others are too busy to count: the account is off by what one call of the dead member
-        // was about, until the next recovery.
+        // Others are too busy to count: the recount stays due, and until it is done the account is
+        // off by what one call of the dead member was about.
     }
 }
 

@@ -18,7 +18,8 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use vmalloc_core::{
-    Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Recovered, Token,
+    Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Publish, Recovered, ShareError,
+    Token,
 };
 
 /// Where the members' bytes are: far past the end of any pool.
@@ -34,6 +35,8 @@ pub(crate) struct Member {
     fork: ForkGuard,
     // Written on attach and detach: area → generation, handles of this process.
     attached: Mutex<HashMap<u32, Attached>>,
+    // One thread at a time: a lock on a byte keeps other members out, not our own threads.
+    recovering: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -60,9 +63,10 @@ impl Member {
             if !lock(&ground, me).map_err(JoinError::Os)? {
                 continue;
             }
-            let attached = Mutex::default();
-            let member = Member { ground, me, lazy_pages_max, fork, attached };
+            let (attached, recovering) = (Mutex::default(), Mutex::default());
+            let member = Member { ground, me, lazy_pages_max, fork, attached, recovering };
             if member.ground.header().member(me).is_active() {
+                member.ground.header().want_recount();
                 // Its last tenant died. With its lock and its number, what it was doing is ours.
                 member.engine().recover(me);
             }
@@ -87,21 +91,31 @@ impl Member {
     /// Recovers every member that died. A system call for each slot in use.
     pub(crate) fn recover_dead(&self) -> Recovered {
         let mut total = Recovered::default();
+        let _one_at_a_time = self.recovering.lock().unwrap_or_else(PoisonError::into_inner);
         for other in self.others() {
             if !matches!(lock(&self.ground, other), Ok(true)) {
                 continue; // it lives, or somebody else is at it
             }
             let slot = self.ground.header().member(other);
             if slot.is_active() {
+                self.ground.header().want_recount();
                 let found = self.engine().recover(other);
                 total.areas += found.areas;
                 total.detached += found.detached;
                 total.granules += found.granules;
                 slot.leave();
             }
-            let _ = self.ground.mapping.file().unlock_byte(LOCKS_AT + other.number() as u64);
+            unlock(&self.ground, other);
         }
+        self.recount_if_due();
         total
+    }
+
+    /// Puts the budget right, if somebody died and the others were too busy to count then.
+    pub(crate) fn recount_if_due(&self) {
+        if self.ground.header().recount_due().is_some() {
+            self.engine().recount();
+        }
     }
 
     /// Attaches this process once more: the cell is written for the first handle only.
@@ -122,9 +136,19 @@ impl Member {
         }
     }
 
-    /// Notes the handle of an area that this member published: `share` has written the cell.
-    pub(crate) fn note_published(&self, id: AreaId, generation: u64) {
-        self.lock_attached().insert(id.0, Attached { generation, handles: 1 });
+    /// Publishes an area of this member's, turns its view into one for sharing, and notes the
+    /// handle: all before another thread of this process can attach to it.
+    pub(crate) fn publish<V>(
+        &self,
+        id: AreaId,
+        generation: u64,
+        how: Publish,
+        turn_view: impl FnOnce() -> V,
+    ) -> Result<(Token, V), ShareError> {
+        let mut attached = self.lock_attached();
+        let token = self.engine().share(id, generation, how)?;
+        attached.insert(id.0, Attached { generation, handles: 1 });
+        Ok((token, turn_view()))
     }
 
     /// Gives one handle back: with the last one the cell is emptied.
@@ -176,7 +200,8 @@ impl Drop for Member {
         }
         self.engine().leave();
         self.ground.header().member(self.me).leave();
-        // The byte's lock goes with the file description.
+        // The lock would go with the file description; but a child of `fork` may have that, too.
+        unlock(&self.ground, self.me);
     }
 }
 
@@ -188,4 +213,8 @@ pub(crate) fn is_alive(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
 
 fn lock(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
     ground.mapping.file().try_lock_byte(LOCKS_AT + owner.number() as u64)
+}
+
+fn unlock(ground: &Ground, owner: Owner) {
+    let _ = ground.mapping.file().unlock_byte(LOCKS_AT + owner.number() as u64);
 }

@@ -11,7 +11,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vmalloc_core::{Area, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified};
+use std::time::{Duration, Instant};
+use vmalloc_core::{
+    Area, BackError, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified,
+};
+
+/// How long an allocation waits for memory that others are giving back: a batch of a purge may
+/// take the kernel so long, 0.1 ms a MiB.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_micros(100);
 
 /// A pool of memory, opened by this process, which is a member of it until the last clone and the
 /// last buffer are dropped.
@@ -108,21 +116,21 @@ impl Pool {
         self.alloc(&Request::bytes(bytes as u64).huge().zeroed())
     }
 
-    /// Allocates what the request says. If there is no room, purges, and looks for members that
-    /// died with memory in their hands, before it gives up.
+    /// Allocates what the request says. If there is no room, purges, looks for members that died
+    /// with memory in their hands, and waits for what others are purging, before it gives up.
     ///
     /// # Errors
     ///
     /// [`AllocError`]; nothing was taken.
     pub fn alloc(&self, request: &Request) -> Result<Buf, AllocError> {
         self.alive().map_err(|()| AllocError::Forked)?;
-        let area = match self.member.engine().vmalloc(request) {
-            Err(e) if e.purge_may_help() && self.recover().areas > 0 => {
-                self.member.engine().vmalloc(request)
+        let start = Instant::now();
+        let area = loop {
+            match self.member.engine().vmalloc(request) {
+                Err(e) if request.may_wait() && self.room_may_come(&e, start) => {}
+                done => break done.map_err(AllocError::Engine)?,
             }
-            done => done,
         };
-        let area = area.map_err(AllocError::Engine)?;
         let view = self.member.ground.mapping.exclusive(self.bytes_of(&area));
         match view {
             Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
@@ -173,6 +181,9 @@ impl Pool {
     pub fn free(&self, token: &Token) -> Result<(), FreeError> {
         self.alive().map_err(|()| FreeError::Forked)?;
         self.check_pool(token).map_err(|(token, pool)| FreeError::OtherPool { token, pool })?;
+        // A token is for what was published: one that was made up for a buffer must not free it.
+        let stale = vmalloc_core::FreeError::Stale { generation: token.generation };
+        self.look(token).map_err(|_| FreeError::Engine(stale))?;
         let freed = self.member.engine().free(token.area, token.generation);
         freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
     }
@@ -198,6 +209,7 @@ impl Pool {
     ///
     /// [`VerifyError`]: which one does not hold, where.
     pub fn verify(&self) -> Result<Verified, VerifyError> {
+        self.member.recount_if_due();
         let verified = self.member.engine().verify().map_err(VerifyError::Engine)?;
         let charged = self.member.ground.header().charged();
         let charged = charged.load(std::sync::atomic::Ordering::SeqCst);
@@ -251,11 +263,39 @@ impl Pool {
         crate::info::token_of(&self.member.ground, area)
     }
 
+    /// Whether it is worth asking again: the dead held something, or others are giving memory
+    /// back just now; for that it waits a little.
+    fn room_may_come(&self, error: &vmalloc_core::AllocError, since: Instant) -> bool {
+        if !error.purge_may_help() {
+            return false;
+        }
+        if self.recover().areas > 0 {
+            return true;
+        }
+        let on_its_way = match error {
+            vmalloc_core::AllocError::Back(BackError::NoFrames { wanted, .. }) => {
+                let in_use = |area: &Area| {
+                    matches!(area.kind, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
+                };
+                let engine = self.member.engine();
+                let held: u64 = engine.areas().filter(in_use).map(|area| area.pages.len.0).sum();
+                held.saturating_add(wanted.0) <= self.member.ground.shape.capacity.0
+            }
+            _ => self.member.engine().areas().any(|area| area.kind == Kind::Purging),
+        };
+        if on_its_way && since.elapsed() < PATIENCE {
+            // If nobody is giving anything back, the budget is wrong.
+            self.member.engine().recount();
+            std::thread::sleep(LOOK_EVERY);
+            return true;
+        }
+        false
+    }
+
     fn attach_area(&self, token: &Token, kind: Kind) -> Result<Area, AttachError> {
         self.alive().map_err(|()| AttachError::Forked)?;
         self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
-        let (member, core) = (&self.member, token.core());
-        let area = member.engine().look(&core).map_err(AttachError::Engine)?;
+        let area = self.look(token).map_err(AttachError::Engine)?;
         if area.kind != kind {
             return Err(if area.kind == Kind::Frozen {
                 AttachError::Frozen
@@ -263,7 +303,16 @@ impl Pool {
                 AttachError::Shared
             });
         }
-        member.attach(&core).map_err(AttachError::Engine)
+        self.member.attach(&token.core()).map_err(AttachError::Engine)
+    }
+
+    /// The published area that the token names, in every number.
+    fn look(&self, token: &Token) -> Result<Area, vmalloc_core::AttachError> {
+        let area = self.member.engine().look(&token.core())?;
+        if area.pages.len != token.pages {
+            return Err(vmalloc_core::AttachError::Malformed);
+        }
+        Ok(area)
     }
 
     fn bytes_of(&self, area: &Area) -> crate::os::Span {

@@ -113,10 +113,9 @@ pub(crate) fn commit(
     grain: Grain,
     headroom: &Headroom,
 ) -> Result<(), CommitError> {
-    mapping.hold(span).map_err(CommitError::View)?;
-    let result = commit_held(mapping, span, grain, headroom);
-    mapping.release(span);
-    result
+    mapping
+        .while_held(span, || commit_held(mapping, span, grain, headroom))
+        .map_err(CommitError::View)?
 }
 
 /// [`commit`], while the run is claimed: so no view of this process sees it undone.

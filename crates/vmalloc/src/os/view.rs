@@ -231,6 +231,22 @@ impl Mapping {
         result
     }
 
+    /// Does something to whole pages while no view of this process reaches them, nor can.
+    ///
+    /// # Errors
+    ///
+    /// [`ViewError`]; nothing was done.
+    pub(crate) fn while_held<T>(
+        &self,
+        span: Span,
+        act: impl FnOnce() -> T,
+    ) -> Result<T, ViewError> {
+        self.hold(span)?;
+        let done = act();
+        self.release(span);
+        Ok(done)
+    }
+
     /// Claims whole pages for this folder's own use, words included, until
     /// [`Mapping::release`].
     pub(in crate::os) fn hold(&self, span: Span) -> Result<(), ViewError> {

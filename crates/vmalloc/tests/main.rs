@@ -1,0 +1,17 @@
+//! The crate from outside: pools, buffers and tokens between real processes.
+//!
+//! Another process is this test program started again ([`peer::Peer`]): it runs the one test
+//! `child_main`, which obeys its parent line by line. A test that cannot run here says so by
+//! [`support::skip`].
+
+mod fragmentation;
+mod limits;
+mod peer;
+mod sharing;
+mod support;
+
+/// Goal: none of its own. Method: the entry of every child process.
+#[test]
+fn child_main() {
+    peer::play();
+}

@@ -1,0 +1,351 @@
+//! Another process that is a member of a pool and does what it is told, line by line.
+//!
+//! ```text
+//!   parent: Peer::start ──"attach vm1-…"──▶ stdin   child: child_main ─▶ play ─▶ Member::obey
+//!           reply ◀───────"@ok 3"────────── stdout
+//! ```
+//!
+//! It is this test program once more, running the test `child_main` alone. A peer that says
+//! nothing for half a minute hangs, and the test fails. It dies with its parent.
+
+use crate::support::MIB;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+use vmalloc::{Buf, Frozen, Pool, Request, Shared, Token};
+
+/// Names the part that a child plays.
+const ROLE: &str = "VMALLOC_TEST_ROLE";
+/// How long a peer may think before it is taken to hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A child process. Killed when it is dropped.
+pub struct Peer {
+    process: Child,
+    input: Option<ChildStdin>,
+    replies: Receiver<String>,
+}
+
+/// What a peer holds.
+enum Held {
+    Buf(Buf),
+    Frozen(Frozen),
+    Shared(Shared),
+}
+
+/// The child's side: a member of at most one pool.
+#[derive(Default)]
+struct Member {
+    pool: Option<Pool>,
+    held: BTreeMap<u64, Held>,
+    next: u64,
+}
+
+/// This program once more, as `role`.
+pub fn command(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "child_main", "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit());
+    command
+}
+
+impl Peer {
+    /// Starts a peer that is no member yet.
+    pub fn new() -> Peer {
+        Peer::spawn(command("member"))
+    }
+
+    /// Starts a peer and has it open the pool at this path.
+    pub fn at(path: &std::path::Path) -> Peer {
+        let mut peer = Peer::new();
+        peer.ok(&format!("open {}", path.display()));
+        peer
+    }
+
+    /// Starts a peer that joins this pool.
+    pub fn of(pool: &Pool) -> Peer {
+        Peer::at(&pool.share_path())
+    }
+
+    /// Starts what `command` says, which ends in [`play`].
+    pub fn spawn(mut command: Command) -> Peer {
+        let mut process = command.spawn().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (send, replies) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if let Some(reply) = line.strip_prefix('@')
+                    && send.send(reply.to_owned()).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let input = process.stdin.take();
+        Peer { process, input, replies }
+    }
+
+    /// Tells it something, without waiting for the answer.
+    pub fn tell(&mut self, line: &str) {
+        // A peer that is dead does not read; whoever waits for its answer finds out.
+        let _ = writeln!(self.input.as_mut().expect("not dismissed"), "{line}");
+    }
+
+    /// Its next answer; `None` if it died.
+    #[track_caller]
+    pub fn reply(&mut self) -> Option<String> {
+        match self.replies.recv_timeout(PATIENCE) {
+            Ok(reply) => Some(reply),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the peer hangs"),
+        }
+    }
+
+    /// Tells it something and returns what it answers, `ok …` or `err …`.
+    #[track_caller]
+    pub fn ask(&mut self, line: &str) -> String {
+        self.tell(line);
+        self.reply().unwrap_or_else(|| panic!("the peer died over {line:?}"))
+    }
+
+    /// Tells it something that must succeed; what it answers behind `ok`.
+    #[track_caller]
+    pub fn ok(&mut self, line: &str) -> String {
+        let reply = self.ask(line);
+        let ok = reply.strip_prefix("ok").unwrap_or_else(|| panic!("{line:?}: {reply}"));
+        ok.trim_start().to_owned()
+    }
+
+    /// Tells it something that must fail; the error, as `Debug` prints it.
+    #[track_caller]
+    pub fn err(&mut self, line: &str) -> String {
+        let reply = self.ask(line);
+        reply.strip_prefix("err ").unwrap_or_else(|| panic!("{line:?}: {reply}")).to_owned()
+    }
+
+    /// A token from its answer.
+    #[track_caller]
+    pub fn token(&mut self, line: &str) -> Token {
+        self.ok(line).parse().unwrap()
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills it, by SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Hangs up: it drops all it has and leaves. It must end well.
+    #[track_caller]
+    pub fn dismiss(mut self) {
+        self.input = None;
+        let status = self.wait();
+        assert!(status.success(), "the peer ended badly: {status}");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.process.wait().unwrap()
+    }
+
+    /// Tells it something over which it must die of `signal`.
+    #[track_caller]
+    pub fn dies_of(&mut self, signal: i32, line: &str) {
+        self.tell(line);
+        assert_eq!(self.reply(), None, "{line:?} did not kill it");
+        let status = self.wait();
+        assert_eq!(status.signal(), Some(signal), "{line:?}: {status}");
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Plays the part that the environment names; nothing without one.
+pub fn play() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let killed = Some(rustix::process::Signal::KILL);
+    rustix::process::set_parent_process_death_signal(killed).unwrap();
+    match &*role {
+        "member" => serve(),
+        _ => panic!("no such part: {role}"),
+    }
+}
+
+/// Says something to the parent.
+pub fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // A line of its own, whatever the test harness has written before.
+    out.write_all(format!("\n@{text}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+/// Obeys until the parent hangs up.
+fn serve() {
+    let mut member = Member::default();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        match member.obey(&words) {
+            Ok(answer) => say(format!("ok {answer}").trim_end()),
+            Err(error) => say(&format!("err {error}")),
+        }
+    }
+}
+
+fn debug(error: impl Debug) -> String {
+    format!("{error:?}").replace('\n', " ")
+}
+
+impl Member {
+    fn obey(&mut self, words: &[&str]) -> Result<String, String> {
+        let number = |i: usize| -> u64 { words[i].parse().unwrap() };
+        let none = || Ok(String::new());
+        match words[0] {
+            "open" => self.join(Pool::open(words[1])),
+            "open_any" => self.join(Pool::options().any_owner().open(words[1].as_ref())),
+            "inherited" => {
+                // SAFETY:
+                // 1. The parent put an open descriptor at this number before it started us, and
+                //    nothing in this process uses it but this line, which runs once.
+                let fd = unsafe { OwnedFd::from_raw_fd(number(1) as i32) };
+                self.join(Pool::options().open_fd(fd))
+            }
+            "receive" => self.join(Pool::receive(&UnixStream::connect(words[1]).unwrap())),
+            "create" => self.join(Pool::create(number(1) * MIB)),
+            "create_at" => self.join(Pool::create_at(words[1], number(2) * MIB)),
+            "leave" => {
+                (self.held, self.pool) = (BTreeMap::new(), None);
+                none()
+            }
+            "share_path" => Ok(self.pool().share_path().display().to_string()),
+            "number" => Ok(self.pool().member_number().to_string()),
+            "vmalloc" => self.alloc(&Request::bytes(number(1)).huge()),
+            "fill" => {
+                let byte = number(2) as u8;
+                match self.held.get_mut(&number(1)).unwrap() {
+                    Held::Buf(buf) => buf.fill(byte),
+                    Held::Shared(shared) => {
+                        shared.write_at(0, &vec![byte; shared.len()]).map_err(debug)?;
+                    }
+                    Held::Frozen(_) => panic!("frozen"),
+                }
+                none()
+            }
+            "all" => {
+                let byte = number(2) as u8;
+                let bytes = self.bytes(number(1));
+                match bytes.iter().position(|&b| b != byte) {
+                    None => none(),
+                    Some(at) => Err(format!("byte {at} is {}", bytes[at])),
+                }
+            }
+            "read" => Ok(self.bytes(number(1))[number(2) as usize].to_string()),
+            "touch" => {
+                let address = self.address(number(1)) + number(2) as usize;
+                // SAFETY:
+                // 1. The address is inside the pool's mapping, which this process keeps: an area
+                //    the parent chose, or the guard page behind it. A guard ends the process, and
+                //    that is what the parent wants to see. Any byte is a valid `u8`.
+                let byte = unsafe { std::ptr::read_volatile(address as *const u8) };
+                Ok(byte.to_string())
+            }
+            "address" => Ok(self.address(number(1)).to_string()),
+            "freeze" => {
+                let Some(Held::Buf(buf)) = self.held.remove(&number(1)) else { panic!("no buf") };
+                let frozen = buf.freeze().map_err(debug)?;
+                let token = frozen.token().to_string();
+                self.held.insert(number(1), Held::Frozen(frozen));
+                Ok(token)
+            }
+            "share" => {
+                let Some(Held::Buf(buf)) = self.held.remove(&number(1)) else { panic!("no buf") };
+                let shared = buf.share().map_err(debug)?;
+                let token = shared.token().to_string();
+                self.held.insert(number(1), Held::Shared(shared));
+                Ok(token)
+            }
+            "attach" => {
+                let frozen = self.pool().attach(&token(words[1])).map_err(debug)?;
+                Ok(self.keep(Held::Frozen(frozen)))
+            }
+            "attach_shared" => {
+                let shared = self.pool().attach_shared(&token(words[1])).map_err(debug)?;
+                Ok(self.keep(Held::Shared(shared)))
+            }
+            "drop" => {
+                self.held.remove(&number(1)).unwrap();
+                none()
+            }
+            "free" => self.pool().free(&token(words[1])).map_err(debug).map(|()| String::new()),
+            "purge" => self.pool().purge().map_err(debug).map(|_| String::new()),
+            "recover" => Ok(self.pool().recover().areas.to_string()),
+            "verify" => self.pool().verify().map_err(debug).map(|_| String::new()),
+            "vmas" => Ok(self.pool().vmas().unwrap().to_string()),
+            other => panic!("no such command: {other}"),
+        }
+    }
+
+    fn join<E: Debug>(&mut self, pool: Result<Pool, E>) -> Result<String, String> {
+        self.pool = Some(pool.map_err(debug)?);
+        Ok(String::new())
+    }
+
+    fn pool(&self) -> &Pool {
+        self.pool.as_ref().expect("a member")
+    }
+
+    fn alloc(&mut self, request: &Request) -> Result<String, String> {
+        let buf = self.pool().alloc(request).map_err(debug)?;
+        Ok(self.keep(Held::Buf(buf)))
+    }
+
+    fn keep(&mut self, held: Held) -> String {
+        self.next += 1;
+        self.held.insert(self.next, held);
+        self.next.to_string()
+    }
+
+    fn bytes(&self, key: u64) -> Vec<u8> {
+        match &self.held[&key] {
+            Held::Buf(buf) => buf.to_vec(),
+            Held::Frozen(frozen) => frozen.to_vec(),
+            Held::Shared(shared) => {
+                let mut bytes = vec![0; shared.len()];
+                shared.read_at(0, &mut bytes).unwrap();
+                bytes
+            }
+        }
+    }
+
+    fn address(&self, key: u64) -> usize {
+        match &self.held[&key] {
+            Held::Buf(buf) => buf.as_ptr().addr(),
+            Held::Frozen(frozen) => frozen.as_ptr().addr(),
+            Held::Shared(shared) => shared.words().as_ptr().addr(),
+        }
+    }
+}
+
+fn token(text: &str) -> Token {
+    text.parse().unwrap()
+}
