@@ -13,7 +13,7 @@
 mod in_place;
 
 use in_place::{Photo, Pool, PoolEngine, owner};
-use vmalloc_core::{Area, Kind, Pages, Publish, Request, Token};
+use vmalloc_core::{Area, AttachError, Kind, Pages, Publish, Request, Token};
 
 const DEAD: usize = 1;
 const SURVIVOR: usize = 2;
@@ -278,4 +278,25 @@ fn area_of_a_dead_member_is_zeroed_for_its_next_tenant() {
     assert_eq!(next.map(|area| area.pages), Some(prepared.own.pages), "revived");
     assert!(calls.contains(&in_place::Call::Zero), "{calls:?}");
     assert_eq!(next.unwrap().pages.len, Pages(3));
+}
+
+/// Goal: a token that was good once is stale for ever, and one that never was is malformed.
+/// Method: the area is purged and its granules go back to the holes.
+#[test]
+fn regress_token_of_a_purged_area_was_malformed() {
+    let pool = Pool::new();
+    let owner = pool.engine(DEAD);
+    let area = owner.vmalloc(&bytes(3)).unwrap();
+    let token = owner.share(area.id, area.generation, Publish::Shared).unwrap();
+    let _ = owner.free(area.id, area.generation).unwrap();
+    let _ = owner.detach(area.id, area.generation);
+    owner.purge().unwrap();
+    let guest = pool.engine(SURVIVOR);
+    let attach = |token: &Token| guest.attach(token, vmalloc_core::Prot::ReadWrite);
+    let stale = AttachError::Stale { generation: token.generation };
+    assert_eq!(attach(&token), Err(stale));
+    assert_eq!(guest.look(&token), Err(stale));
+    let nowhere = Token { area: vmalloc_core::AreaId(64 * 64), ..token };
+    assert_eq!(attach(&nowhere), Err(AttachError::Malformed));
+    assert_eq!(guest.look(&nowhere), Err(AttachError::Malformed));
 }
