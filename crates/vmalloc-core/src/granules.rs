@@ -95,25 +95,31 @@ impl<'a> Granules<'a> {
     /// Gives back the chunk or solo run at `head` unless an area lives in it. `true`: given back.
     pub(crate) fn retire(&self, head: usize) -> bool {
         let word = self.tables.tag(head);
-        let bits = word.load(Ordering::Acquire);
-        let Some(tag) = Tag::decode(bits) else { return false };
-        let (granules, class) = match tag {
-            Tag::Chunk(class) => (class.chunk_granules(), Some(class)),
-            Tag::Solo { granules } => (granules, None),
-            _ => return false,
-        };
-        let drain = Tag::Drain { owner: self.me, granules, class }.encode();
-        if word.compare_exchange(bits, drain, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-            return false;
+        loop {
+            let bits = word.load(Ordering::SeqCst);
+            let (granules, class) = match Tag::decode(bits) {
+                Some(Tag::Chunk(class)) => (class.chunk_granules(), Some(class)),
+                Some(Tag::Solo { granules }) => (granules, None),
+                _ => return false,
+            };
+            let drain = Tag::Drain { owner: self.me, granules, class }.encode();
+            if word.compare_exchange(bits, drain, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                return false;
+            }
+            // Pairs with the fence in `Slots::claim`: either it sees DRAIN, or we see its record.
+            fence(Ordering::SeqCst);
+            if !self.lives_in(head, class) {
+                self.finish_drain(head, granules, class);
+                return true;
+            }
+            word.store(bits, Ordering::SeqCst);
+            // Pairs with the fence in `Slots::step_back`, and with the load in `Slots::give`:
+            // either they see the tag restored, or we see their record free and try again.
+            fence(Ordering::SeqCst);
+            if self.lives_in(head, class) {
+                return false;
+            }
         }
-        // Pairs with the fence in `Slots::claim`: either it sees DRAIN, or we see its record.
-        fence(Ordering::SeqCst);
-        if self.lives_in(head, class) {
-            word.store(bits, Ordering::Release);
-            return false;
-        }
-        self.finish_drain(head, granules, class);
-        true
     }
 
     /// Finishes what a `retire` began; any prefix of it may have been done.

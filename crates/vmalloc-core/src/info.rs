@@ -47,7 +47,7 @@ impl<M: Machine> Iterator for Areas<'_, '_, M> {
         let tables = self.context.tables;
         while self.granule < tables.geometry().granules {
             let head = self.granule;
-            let tag = Tag::decode(tables.tag(head).load(Ordering::Acquire));
+            let tag = Tag::decode(tables.tag(head).load(Ordering::Acquire)).map(Tag::settled);
             let (granules, slots) = match tag {
                 Some(Tag::Chunk(class)) => (class.chunk_granules(), class.slots()),
                 Some(Tag::Solo { granules }) => (granules.max(1), 1),

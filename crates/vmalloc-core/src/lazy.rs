@@ -206,7 +206,7 @@ fn class_of(plan: &Plan) -> Class {
 }
 
 fn class_at<M: Machine>(context: &Context<'_, M>, head: usize) -> Option<Class> {
-    match Tag::decode(context.tables.tag(head).load(Ordering::Acquire))? {
+    match Tag::decode(context.tables.tag(head).load(Ordering::Acquire))?.settled() {
         Tag::Chunk(class) => Some(class),
         Tag::Solo { granules } => Some(Class::solo(granules)),
         _ => None,

@@ -49,7 +49,7 @@ pub(crate) fn recover<M: Machine>(context: &Context<'_, M>, dead: Owner) -> Reco
     }
     let granules = context.tables.geometry().granules;
     for head in 0..granules {
-        let slots = match tag(context, head) {
+        let slots = match tag(context, head).map(Tag::settled) {
             Some(Tag::Chunk(class)) => class.slots(),
             Some(Tag::Solo { .. }) => 1,
             _ => 0,

@@ -62,13 +62,13 @@ fn slot_at<'a, M: Machine>(context: &Context<'a, M>, at: Vpn) -> Option<(Record<
     }
     let offset = at.0 - context.start.0;
     let granule = (offset >> GRANULE_SHIFT) as usize;
-    let head = match tag(context, granule)? {
+    let head = match tag(context, granule)?.settled() {
         // The head must say, too, that the granule is its own: tags are shared words.
         Tag::Body { head, .. } if head < granule => head,
         Tag::Chunk(_) | Tag::Solo { .. } => granule,
         _ => return None,
     };
-    let slot = match tag(context, head)? {
+    let slot = match tag(context, head)?.settled() {
         Tag::Chunk(class) => slot_in(class, offset - ((head as u64) << GRANULE_SHIFT))?,
         Tag::Solo { .. } => 0,
         _ => return None,

@@ -7,7 +7,8 @@
 //!
 //! A chunk may be retired at the same moment, so after the claim we look at its tag again, and
 //! undo if it is no longer the chunk we took it for; the retirer looks at our record after it
-//! has changed the tag. One of the two sees the other.
+//! has changed the tag. One of the two sees the other; if each sees the other and steps back,
+//! whoever steps back last retires the chunk.
 //!
 //! Invariants: a slot belongs to whoever the record's state names; the bits only say where to
 //! look. Neighbours: above [`crate::granules`]; below [`crate::reserve`]. Linux: the per-node
@@ -21,6 +22,9 @@ use crate::record::{Kind, Record, State};
 use crate::sync::{Ordering, fence};
 use crate::tag::Tag;
 use crate::units::{PageRange, Pages, Vpn};
+
+/// How often the record of a solo area is tried: far longer than anyone holds it by mistake.
+const CLAIM_SPINS: usize = 4096;
 
 /// Why [`Slots::take`] failed. Nothing was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +88,8 @@ impl<'a> Slots<'a> {
     pub(crate) fn give(&self, id: usize) {
         let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
         let tables = self.tables();
-        match Tag::decode(tables.tag(head).load(Ordering::Acquire)) {
+        // If somebody is retiring the chunk this moment: whoever of us is later retires it.
+        match Tag::decode(tables.tag(head).load(Ordering::SeqCst)).map(Tag::settled) {
             Some(Tag::Chunk(class)) => {
                 let bit = 1 << slot;
                 tables.parked(head).fetch_and(!bit, Ordering::AcqRel);
@@ -153,12 +158,16 @@ impl<'a> Slots<'a> {
     fn claim(&self, head: usize, slot: usize, class: Class) -> Option<Slot> {
         let record = Record::of(self.tables(), head, slot);
         let state = record.claim(self.granules.me)?;
+        let (taken, bit) = (self.tables().taken(head), 1 << slot);
         // Pairs with the fence in `Granules::retire`.
         fence(Ordering::SeqCst);
         if self.tables().tag(head).load(Ordering::SeqCst) != Tag::Chunk(class).encode() {
-            record.step(state, State::new(Kind::Free, None, state.generation));
-            self.tables().taken(head).fetch_and(!(1 << slot), Ordering::AcqRel);
+            self.step_back(&record, state, class);
             return None;
+        }
+        if taken.load(Ordering::Acquire) & bit == 0 {
+            // The chunk was retired and made again between our bit and our claim.
+            taken.fetch_or(bit, Ordering::AcqRel);
         }
         let start = ((head as u64) << GRANULE_SHIFT) + slot as u64 * class.stride().0;
         Some(Slot {
@@ -166,6 +175,31 @@ impl<'a> Slots<'a> {
             state,
             pages: PageRange { start: Vpn(start), len: class.stride() },
         })
+    }
+
+    /// Undoes a claim in a chunk that is no longer what we took it for.
+    fn step_back(&self, record: &Record<'_>, state: State, class: Class) {
+        let (head, bit) = (record.id / SLOTS_MAX, 1 << (record.id % SLOTS_MAX));
+        let taken = self.tables().taken(head);
+        record.step(state, State::new(Kind::Free, None, state.generation));
+        let left = taken.fetch_and(!bit, Ordering::SeqCst) & !bit;
+        if !record.is_free() {
+            // Another has it by now, and it was his bit.
+            taken.fetch_or(bit, Ordering::AcqRel);
+            return;
+        }
+        // Pairs with the fence in `Granules::retire`: whoever was retiring it may have seen our
+        // record and stepped back, too. Then it is ours to do.
+        fence(Ordering::SeqCst);
+        match Tag::decode(self.tables().tag(head).load(Ordering::SeqCst)) {
+            Some(Tag::Chunk(now)) if now == class && left == 0 => {
+                self.granules.retire(head);
+            }
+            Some(Tag::Solo { .. }) => {
+                self.granules.retire(head);
+            }
+            _ => {}
+        }
     }
 
     fn new_chunk(
@@ -193,7 +227,13 @@ impl<'a> Slots<'a> {
         let head = self.take_granules(want.zone, len, align)?;
         self.commit(head, len, machine)?;
         let record = Record::of(self.tables(), head, 0);
-        let Some(state) = record.claim(self.granules.me) else {
+        // Somebody who takes this for a chunk that was here before may hold the record for the few
+        // steps until he looks again.
+        let claim = || {
+            core::hint::spin_loop();
+            record.claim(self.granules.me)
+        };
+        let Some(state) = (0..CLAIM_SPINS).find_map(|_| claim()) else {
             // Only a hostile member can have left a record here that is not FREE.
             self.granules.abandon(head..head + len);
             return Err(SlotError::NoHole { largest: self.largest(want.zone) });
@@ -242,7 +282,7 @@ pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
         return None;
     }
     let start = (head as u64) << GRANULE_SHIFT;
-    match Tag::decode(tables.tag(head).load(Ordering::Acquire))? {
+    match Tag::decode(tables.tag(head).load(Ordering::Acquire))?.settled() {
         // Tags are shared words: one may say what does not fit the window.
         Tag::Chunk(class)
             if slot < class.slots()

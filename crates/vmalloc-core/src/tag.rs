@@ -111,6 +111,16 @@ impl Tag {
         })
     }
 
+    /// What the head is, or was before somebody began to give it back and may yet take that back:
+    /// whoever looks for an area that lives there must find it meanwhile.
+    pub(crate) fn settled(self) -> Tag {
+        match self {
+            Tag::Drain { class: Some(class), .. } => Tag::Chunk(class),
+            Tag::Drain { granules, class: None, .. } => Tag::Solo { granules },
+            tag => tag,
+        }
+    }
+
     /// How many granules begin here, if this is the head of a chunk or solo run in use.
     pub(crate) fn granules(self) -> Option<usize> {
         match self {

@@ -110,3 +110,29 @@ fn each_area_is_freed_by_exactly_one_of_four_threads() {
         }
     });
 }
+
+/// Goal: a chunk goes back to the holes when its last slot does, whoever else was about to take
+/// one: it was left behind, empty, when the one who retired it and the one who claimed a slot of
+/// it each saw the other and stepped back. Method: two threads that make and break the same chunk
+/// as fast as they can; afterwards all must be holes.
+#[test]
+fn regress_chunk_was_left_behind_by_two_who_both_stepped_back() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let churn = || {
+            for _ in 0..4_000 {
+                let area = engine.vmalloc(&Request::bytes(4096).no_reuse()).unwrap();
+                let _ = engine.vfree(area.addr()).unwrap();
+            }
+        };
+        for round in 0..10 {
+            thread::scope(|scope| {
+                (0..3).for_each(|_| drop(scope.spawn(churn)));
+            });
+            kernel.purge();
+            assert_eq!(kernel.verify(), Ok(()), "round {round}");
+            let stats = engine.stats();
+            assert_eq!(stats.holes, stats.window, "round {round}");
+        }
+    });
+}

@@ -163,14 +163,16 @@ impl Shape {
     }
 }
 
-/// The physical frames behind `bytes`, as far as this process may know them: as root, and where
-/// the page is present. `Ok(None)`: not root. Linux: `/proc/self/pagemap`.
+/// The physical frames behind `memory`, one a page, as far as this process may know them: as
+/// root, and where the page is present. `Ok(None)`: not root. Linux: `/proc/self/pagemap`.
+///
+/// Takes a [`Buf`](crate::Buf)'s bytes, and a [`Shared`](crate::Shared)'s words.
 ///
 /// # Errors
 ///
 /// What reading it said.
-pub fn frames_behind(bytes: &[u8]) -> std::io::Result<Option<Vec<Option<u64>>>> {
-    let range = bytes.as_ptr_range();
+pub fn frames_behind<T>(memory: &[T]) -> std::io::Result<Option<Vec<Option<u64>>>> {
+    let range = memory.as_ptr_range();
     Ok(pagemap::frames(range.start.addr()..range.end.addr())?)
 }
 

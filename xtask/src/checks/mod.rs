@@ -5,10 +5,12 @@
 //! | [`imports`] | the crates import each other in one order |
 //! | [`unsafe_places`] | unsafe code lives in named places, with proofs, and is counted |
 //! | [`docs`] | a path, link, command or symbol that a document names exists |
+//! | [`parity`] | each service of Linux's that we claim has a test |
 //! | [`tidy`] | files stay short, begin with their story, and hold no leftovers |
 
 mod docs;
 mod imports;
+mod parity;
 mod tidy;
 mod unsafe_places;
 
@@ -25,12 +27,15 @@ pub enum Check {
     UnsafePlaces,
     /// Paths, links, commands and symbols in the documents exist.
     Docs,
+    /// The tests that the table of Linux's services names exist.
+    Parity,
     /// File length, leftovers, machine paths, module stories.
     Tidy,
 }
 
 /// Every check, in the order in which CI runs them.
-pub const ALL: [Check; 4] = [Check::Imports, Check::UnsafePlaces, Check::Docs, Check::Tidy];
+pub const ALL: [Check; 5] =
+    [Check::Imports, Check::UnsafePlaces, Check::Docs, Check::Parity, Check::Tidy];
 
 impl Check {
     /// The name on the command line.
@@ -39,6 +44,7 @@ impl Check {
             Check::Imports => "imports",
             Check::UnsafePlaces => "unsafe-places",
             Check::Docs => "docs",
+            Check::Parity => "parity",
             Check::Tidy => "tidy",
         }
     }
@@ -66,6 +72,7 @@ pub fn run(check: Check, root: &Path) -> Result<Report, String> {
         }
         Check::UnsafePlaces => Report { findings: unsafe_places::check(&repo), skipped: vec![] },
         Check::Docs => docs::check(&repo, &docs::Built::new(root)),
+        Check::Parity => Report { findings: parity::check(&repo), skipped: vec![] },
         Check::Tidy => Report { findings: tidy::check(&repo), skipped: vec![] },
     };
     Ok(report)

@@ -1,0 +1,246 @@
+//! `vmalloc info`: one pool, or those of one process, from outside.
+//!
+//! Looks through an [`Onlooker`], which takes no member slot. What it prints is of the moment:
+//! members go on working meanwhile. The area lines are `vmallocinfo`'s, cut on a terminal only,
+//! so that a pipe gets all of them.
+
+use crate::args::InfoArgs;
+use crate::failure::{Done, Failure, not_opened};
+use crate::show::{COLUMNS, Printable, area_line, count, percent};
+use crate::size::Size;
+use serde::Serialize;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use vmalloc::core::{Area, Stats};
+use vmalloc::{Info, MemberInfo, Onlooker};
+
+/// A pool, as `--json` tells it.
+#[derive(Serialize)]
+struct PoolJson {
+    id: String,
+    path: String,
+    made_unix_s: u64,
+    capacity_bytes: u64,
+    committed_bytes: u64,
+    resident_bytes: u64,
+    tables_bytes: u64,
+    guards: bool,
+    stats: StatsJson,
+    members: Vec<MemberJson>,
+    areas: Vec<AreaJson>,
+}
+
+#[derive(Serialize)]
+struct MemberJson {
+    number: usize,
+    pid: u32,
+    /// Null: the kernel would not say.
+    alive: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct AreaJson {
+    offset_bytes: u64,
+    bytes: u64,
+    pages: u64,
+    kind: String,
+    owner: Option<usize>,
+    /// Of a published area.
+    token: Option<String>,
+    vmallocinfo: String,
+}
+
+/// The engine's totals under their names.
+#[derive(Serialize)]
+pub struct StatsJson {
+    areas: usize,
+    used_bytes: u64,
+    parked_areas: usize,
+    parked_bytes: u64,
+    free_bytes: u64,
+    window_bytes: u64,
+    largest_hole_bytes: u64,
+    allocs: u64,
+    frees: u64,
+    revives: u64,
+    purged: u64,
+    flushes: u64,
+    attaches: u64,
+    failures: u64,
+    recovered: u64,
+}
+
+/// A pool and how it was found.
+struct Looked {
+    path: PathBuf,
+    pool: Onlooker,
+}
+
+/// Prints the pool or pools.
+pub fn run(args: &InfoArgs) -> Done {
+    let found = match pid(&args.target) {
+        Some(pid) => of_process(pid)?,
+        None => vec![look(args.target.clone())?],
+    };
+    let mut out = io::stdout().lock();
+    let printed = if args.json {
+        let pools: Vec<PoolJson> = found.iter().map(PoolJson::of).collect();
+        serde_json::to_writer_pretty(&mut out, &pools)
+            .map_err(io::Error::from)
+            .and_then(|()| writeln!(out))
+    } else {
+        found.iter().enumerate().try_for_each(|(i, looked)| {
+            if i > 0 {
+                writeln!(out)?;
+            }
+            looked.print(&mut out)
+        })
+    };
+    printed.and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
+}
+
+/// The process that a target of digits alone names.
+fn pid(target: &Path) -> Option<u32> {
+    target.to_str().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+fn look(path: PathBuf) -> Result<Looked, Failure> {
+    match Onlooker::open(&path) {
+        Ok(pool) => Ok(Looked { path, pool }),
+        Err(e) => Err(not_opened(&path, &e)),
+    }
+}
+
+fn of_process(pid: u32) -> Result<Vec<Looked>, Failure> {
+    let folder = format!("/proc/{pid}/fd");
+    std::fs::read_dir(&folder).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Failure::new(format_args!(
+            "there is no process {pid} (write ./{pid} for a file of that name)"
+        )),
+        _ => Failure::new(format_args!("process {pid}: {folder}: {e}")),
+    })?;
+    let pools = vmalloc::list().into_iter().filter(|pool| pool.pids.contains(&pid));
+    // One that closes while we look is not there any more.
+    let found: Vec<Looked> = pools.filter_map(|pool| look(pool.path).ok()).collect();
+    if found.is_empty() {
+        return Err(Failure::new(format_args!(
+            "process {pid} has no pool open; `vmalloc list` shows the pools there are"
+        )));
+    }
+    Ok(found)
+}
+
+impl Looked {
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let (info, areas) = (self.pool.info(), self.pool.areas());
+        let path = self.path.display().to_string();
+        writeln!(out, "pool {:08x} at {}", info.id, Printable(&path))?;
+        print_totals(out, &info)?;
+        writeln!(out, "members")?;
+        for member in self.pool.members() {
+            let MemberInfo { number, pid, .. } = member;
+            writeln!(out, "  {number:<3} pid {pid:<8} {}", life(&member))?;
+        }
+        writeln!(out, "areas")?;
+        let width = if io::stdout().is_terminal() { COLUMNS - 2 } else { usize::MAX };
+        for area in &areas {
+            writeln!(out, "  {}", area_line(area, width))?;
+            if let Some(token) = self.pool.token_of(area) {
+                writeln!(out, "      {token}  {}", Size(area.bytes))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
+    let stats = &info.stats;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let used = format!("{} of {}", Size(stats.used.bytes()), Size(info.capacity_bytes));
+    let share = percent(stats.used.bytes(), info.capacity_bytes);
+    writeln!(out, "  used      {used} ({share}) in {}", count(stats.areas as u64, "area"))?;
+    let parked = count(stats.parked_areas as u64, "area");
+    writeln!(out, "  parked    {} in {parked}", Size(stats.parked.bytes()))?;
+    let tables = Size(info.tables_bytes);
+    writeln!(out, "  resident  {}, of it {tables} of tables", Size(info.resident_bytes))?;
+    let (window, hole) = (Size(stats.window.bytes()), Size(stats.largest_hole.bytes()));
+    writeln!(out, "  window    {window} of addresses, largest hole {hole}")?;
+    let guards = if info.guards { "yes" } else { "no: this kernel has none before Linux 6.13" };
+    writeln!(out, "  guards    {guards}")?;
+    let Stats { allocs, frees, revives, flushes, attaches, failures, recovered, .. } = stats;
+    writeln!(out, "  counted   {allocs} allocs ({revives} revived), {frees} frees,")?;
+    writeln!(out, "            {attaches} attaches, {flushes} flushes, {failures} refused,")?;
+    writeln!(out, "            {recovered} recovered from the dead")?;
+    writeln!(out, "  made      {} ago", age(now.saturating_sub(info.made_unix_s)))
+}
+
+fn life(member: &MemberInfo) -> &'static str {
+    match member.alive {
+        Some(true) => "alive",
+        Some(false) => "dead: the next member recovers what it held",
+        None => "unknown",
+    }
+}
+
+/// `45 s`, `12 min`, `5 h`, `3 days`.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+impl PoolJson {
+    fn of(looked: &Looked) -> PoolJson {
+        let (pool, info) = (&looked.pool, looked.pool.info());
+        let area = |area: &Area| AreaJson {
+            offset_bytes: area.addr().0,
+            bytes: area.bytes,
+            pages: area.pages.len.0,
+            kind: format!("{:?}", area.kind).to_lowercase(),
+            owner: area.owner.map(|owner| owner.number()),
+            token: pool.token_of(area).map(|token| token.to_string()),
+            vmallocinfo: area.to_string(),
+        };
+        let member = |m: MemberInfo| MemberJson { number: m.number, pid: m.pid, alive: m.alive };
+        PoolJson {
+            id: format!("{:08x}", info.id),
+            path: looked.path.display().to_string(),
+            made_unix_s: info.made_unix_s,
+            capacity_bytes: info.capacity_bytes,
+            committed_bytes: info.committed_bytes,
+            resident_bytes: info.resident_bytes,
+            tables_bytes: info.tables_bytes,
+            guards: info.guards,
+            stats: StatsJson::of(&info.stats),
+            members: pool.members().into_iter().map(member).collect(),
+            areas: pool.areas().iter().map(area).collect(),
+        }
+    }
+}
+
+impl StatsJson {
+    /// The totals, in bytes.
+    pub fn of(stats: &Stats) -> StatsJson {
+        StatsJson {
+            areas: stats.areas,
+            used_bytes: stats.used.bytes(),
+            parked_areas: stats.parked_areas,
+            parked_bytes: stats.parked.bytes(),
+            free_bytes: stats.frames_free.bytes(),
+            window_bytes: stats.window.bytes(),
+            largest_hole_bytes: stats.largest_hole.bytes(),
+            allocs: stats.allocs,
+            frees: stats.frees,
+            revives: stats.revives,
+            purged: stats.purged,
+            flushes: stats.flushes,
+            attaches: stats.attaches,
+            failures: stats.failures,
+            recovered: stats.recovered,
+        }
+    }
+}
