@@ -142,7 +142,10 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
     let tables = context.tables;
     let geometry = tables.geometry();
     let sum = |which: Stat| -> u64 {
-        (1..=geometry.members).map(|m| tables.stat(m, which).load(Ordering::Relaxed)).sum()
+        (1..=geometry.members)
+            .map(|m| tables.stat(m, which).load(Ordering::Relaxed))
+            // Words that any member may write.
+            .fold(0, u64::saturating_add)
     };
     let granules = context.slots().granules;
     let free = (0..geometry.granules).filter(|&g| granules.is_free(g)).count() as u64;

@@ -39,7 +39,8 @@ pub(crate) fn reserve<'e, 'a, M: Machine>(
         SlotError::NoHole { largest } => AllocError::NoHole { wanted: plan.want.span, largest },
         SlotError::NoMetadata(e) => AllocError::NoMetadata(e),
     })?;
-    let birth = context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed) + 1;
+    let birth = context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed);
+    let birth = birth.wrapping_add(1);
     Ok(Reserved { context, plan: *plan, slot, birth })
 }
 

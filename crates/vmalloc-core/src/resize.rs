@@ -150,5 +150,5 @@ fn room_for<M: Machine>(
 }
 
 fn next_birth<M: Machine>(context: &Context<'_, M>) -> u64 {
-    context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed) + 1
+    context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed).wrapping_add(1)
 }

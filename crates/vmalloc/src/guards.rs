@@ -4,30 +4,45 @@
 //! attaches to an area installs its own. And when the pages of a slot are given out afresh, under
 //! another class, markers of the old slots may stand in the middle of the new area, in whichever
 //! process put them there. So each process remembers, for each record, for which reservation
-//! (*birth*) its markers are right, and for each granule, whether it ever put one there.
+//! (*birth*) and place its markers are right, and for each granule, whether it ever put one there.
 //!
 //! A marker in the way makes a populate fail, too: so a range is cleared before it is committed.
 //!
 //! ```text
-//!   births[id] == birth?  yes: nothing to do, two loads
+//!   placed[id] == key of birth, place, epochs?   yes: nothing to do, a few loads
 //!                         no:  a marker may be in the slot: remove; then install the guard
 //! ```
+//!
+//! What the records say may be a lie: a marker goes only into the area's own slot, and only while
+//! this process has no view there; and when a granule gets markers for another chunk than before
+//! (its *epoch*), all that was remembered of it is looked at again. So a marker ends nobody who
+//! touches what is its own.
 
 use crate::os::Span;
 use crate::os::advice::{self, AdviseError};
 use crate::os::anon::AnonWords;
 use crate::os::map::Mapping;
 use rustix::io::Errno;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use vmalloc_core::class::{GRANULE_SHIFT, SLOTS_MAX};
 use vmalloc_core::{PAGE_SIZE, PageRange, Pages, View};
+
+/// Granules whose epochs share a word: eight bits each, and what flows over into the neighbour's
+/// makes it look again, no more.
+const EPOCHS_A_WORD: u64 = 8;
 
 /// The guard pages of one mapping.
 #[derive(Debug)]
 pub(crate) struct Guards {
     supported: bool,
-    births: AnonWords,
+    // A word a record: the key of what was placed.
+    placed: AnonWords,
+    // A bit a granule: a marker was put there once.
     marked: AnonWords,
+    // A word a granule: for which chunk or solo run, plus 1.
+    heads: AnonWords,
+    epochs: AnonWords,
 }
 
 impl Guards {
@@ -35,8 +50,10 @@ impl Guards {
     pub(crate) fn new(granules: usize) -> Result<Guards, Errno> {
         Ok(Guards {
             supported: advice::guards_supported(),
-            births: AnonWords::new(granules * SLOTS_MAX)?,
+            placed: AnonWords::new(granules * SLOTS_MAX)?,
             marked: AnonWords::new(granules.div_ceil(64))?,
+            heads: AnonWords::new(granules)?,
+            epochs: AnonWords::new(granules.div_ceil(EPOCHS_A_WORD as usize))?,
         })
     }
 
@@ -50,25 +67,27 @@ impl Guards {
     ///
     /// # Errors
     ///
-    /// What `madvise` said; then it is tried again next time.
+    /// What `madvise` said; then it is tried again next time. EINVAL, EBUSY: the view does not lie
+    /// in its slot, or the slot is not its own.
     pub(crate) fn place(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
-        let birth = &self.births[view.id.0 as usize];
-        // Acquire and Release: two threads of this process may meet over one area.
-        if !self.supported || birth.load(Ordering::Acquire) == view.birth {
+        if !self.supported {
             return Ok(());
         }
-        // The view comes from records that others write: a guard outside the area's own slot would
-        // end a process that touches what is its own.
         let end = view.pages.end().0.checked_add(view.guard.0);
         if view.pages.len.0 == 0 || end.is_none_or(|end| end > view.slot.end().0) {
             return Err(Errno::INVAL);
         }
+        let placed = &self.placed[view.id.0 as usize];
+        // Acquire and Release: two threads of this process may meet over one area.
+        if placed.load(Ordering::Acquire) == self.key(view) {
+            return Ok(());
+        }
         let all =
             PageRange { start: view.pages.start, len: Pages(view.pages.len.0 + view.guard.0) };
-        // And if this process has a view of some page of it, the slot is not this area's alone.
-        let placed = mapping.while_held(span(data, all), || self.place_held(mapping, data, view));
-        placed.map_err(|_| Errno::BUSY)??;
-        birth.store(view.birth, Ordering::Release);
+        mapping
+            .while_held(span(data, all), || self.place_held(mapping, data, view))
+            .map_err(|_| Errno::BUSY)??;
+        placed.store(self.key(view), Ordering::Release);
         Ok(())
     }
 
@@ -76,14 +95,15 @@ impl Guards {
         self.clear(mapping, data, view.pages)?;
         if view.guard.0 > 0 {
             let guard = PageRange { start: view.pages.end(), len: view.guard };
-            self.mark(guard.start.0 >> GRANULE_SHIFT);
+            let head = u64::from(view.id.0) / SLOTS_MAX as u64;
+            granules(guard).for_each(|granule| self.mark(granule, head));
             mapping.guard_install(span(data, guard)).map_err(errno)?;
         }
         Ok(())
     }
 
-    /// Takes out what markers of earlier slots stand in `pages`. Nothing to do, and a load for
-    /// each half MiB, where this process never put one.
+    /// Takes out what markers of earlier slots stand in `pages`, which are not none. Nothing to
+    /// do, and a load for each half MiB, where this process never put one.
     ///
     /// # Errors
     ///
@@ -94,11 +114,24 @@ impl Guards {
         data: u64,
         pages: PageRange,
     ) -> Result<(), Errno> {
-        let mut granules = pages.start.0 >> GRANULE_SHIFT..=(pages.end().0 - 1) >> GRANULE_SHIFT;
-        if !self.supported || !granules.any(|g| self.is_marked(g)) {
+        if !self.supported || !granules(pages).any(|granule| self.is_marked(granule)) {
             return Ok(());
         }
         mapping.guard_remove(span(data, pages)).map_err(errno)
+    }
+
+    /// Says in one word for what a placement is right: never 0.
+    fn key(&self, view: &View) -> u64 {
+        let place = [view.birth, view.pages.start.0, view.pages.len.0, view.guard.0];
+        let (first, last) = granules(view.pages).into_inner();
+        let epochs = first / EPOCHS_A_WORD..=last / EPOCHS_A_WORD;
+        let epochs = epochs.map(|word| self.epochs[word as usize].load(Ordering::Acquire));
+        // FNV-1a by words, with the high half folded in.
+        let mix = |sum: u64, word: u64| {
+            let product = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            product ^ product >> 32
+        };
+        epochs.fold(place.into_iter().fold(1, mix), mix).max(1)
     }
 
     fn is_marked(&self, granule: u64) -> bool {
@@ -106,9 +139,18 @@ impl Guards {
         word.load(Ordering::Acquire) >> (granule % 64) & 1 == 1
     }
 
-    fn mark(&self, granule: u64) {
+    fn mark(&self, granule: u64, head: u64) {
         self.marked[(granule / 64) as usize].fetch_or(1 << (granule % 64), Ordering::AcqRel);
+        if self.heads[granule as usize].swap(head + 1, Ordering::AcqRel) != head + 1 {
+            let one = 1 << (granule % EPOCHS_A_WORD * 8);
+            self.epochs[(granule / EPOCHS_A_WORD) as usize].fetch_add(one, Ordering::AcqRel);
+        }
     }
+}
+
+/// The granules that a run of pages touches.
+fn granules(pages: PageRange) -> RangeInclusive<u64> {
+    pages.start.0 >> GRANULE_SHIFT..=pages.end().0.saturating_sub(1) >> GRANULE_SHIFT
 }
 
 fn span(data: u64, pages: PageRange) -> Span {

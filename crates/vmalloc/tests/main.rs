@@ -6,6 +6,7 @@
 
 mod fragmentation;
 mod limits;
+mod members;
 mod peer;
 mod sharing;
 mod support;

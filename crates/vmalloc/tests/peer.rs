@@ -8,6 +8,7 @@
 //! It is this test program once more, running the test `child_main` alone. A peer that says
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
+use crate::members;
 use crate::support::MIB;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -185,8 +186,13 @@ pub fn play() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let killed = Some(rustix::process::Signal::KILL);
     rustix::process::set_parent_process_death_signal(killed).unwrap();
+    let argument = std::env::var("VMALLOC_TEST_ARGUMENT").unwrap_or_default();
     match &*role {
         "member" => serve(),
+        "storm" => members::storm(&argument),
+        "fork" => members::fork(&argument),
+        "fork-and-leave" => members::fork_and_leave(&argument),
+        "hostile" => members::hostile(&argument),
         _ => panic!("no such part: {role}"),
     }
 }

@@ -1,0 +1,469 @@
+//! Who is in a pool: slots and their takeover, storms of comings and goings, forks, and members
+//! that write what they like where they like.
+
+use crate::peer::{Peer, command, say};
+use crate::support::{KIB, MIB, PAGE, Random, Scratch, assert_empty, wait_until};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vmalloc::{
+    AllocError, AttachError, FreeError, OpenError, Pool, Request, ShareError, Token, core::Kind,
+};
+
+/// Goal: as many members as the pool has slots, and not one more; a slot that is left is free.
+/// Method: 64 openings of one pool, then one more, then one less and one more.
+#[test]
+fn the_65th_member_is_told_that_the_pool_is_full() {
+    let pool = Pool::create(MIB).unwrap();
+    let mut others: Vec<Pool> = (0..63).map(|_| Pool::open(pool.share_path()).unwrap()).collect();
+    let mut numbers: Vec<usize> = others.iter().map(Pool::member_number).collect();
+    numbers.push(pool.member_number());
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=64).collect::<Vec<_>>());
+    let full = Pool::open(pool.share_path()).unwrap_err();
+    assert!(matches!(full, OpenError::Full { members: 64 }), "{full:?}");
+    let left = others.swap_remove(20).member_number();
+    assert_eq!(Pool::open(pool.share_path()).unwrap().member_number(), left);
+    drop(others);
+    assert_eq!(pool.members().len(), 1);
+    assert_empty(&pool);
+}
+
+/// Goal: the slot of a killed member goes to the next, who recovers what it held.
+/// Method: a pool with two slots; the peer in the second is killed with a buffer in hand.
+#[test]
+fn a_killed_member_s_slot_is_taken_over() {
+    let pool = Pool::options().members(2).create(8 * MIB).unwrap();
+    for _ in 0..5 {
+        let mut first = Peer::of(&pool);
+        assert_eq!(first.ok("number"), "2");
+        first.ok("vmalloc 1000000");
+        let full = Pool::open(pool.share_path()).unwrap_err();
+        assert!(matches!(full, OpenError::Full { members: 2 }), "{full:?}");
+        first.kill();
+        let second = Pool::open(pool.share_path()).unwrap();
+        assert_eq!(second.member_number(), 2);
+        assert_eq!(pool.verify().unwrap().areas, 0);
+        assert!(
+            pool.members().iter().all(|member| member.alive == Some(true) || member.number == 1)
+        );
+    }
+    assert_empty(&pool);
+}
+
+/// What a process of the storm does: comes, works and goes, so many times.
+pub fn storm(argument: &str) {
+    let (path, seed) = argument.split_once(' ').unwrap();
+    let mut random = Random(seed.parse().unwrap());
+    for _ in 0..40 {
+        let pool = match Pool::open(path) {
+            Ok(pool) => pool,
+            Err(OpenError::Full { .. }) => continue,
+            Err(e) => panic!("{e:?}"),
+        };
+        let mut bufs = Vec::new();
+        for _ in 0..random.of(0..10) {
+            let mut buf = pool.vmalloc(random.of(1..200 * KIB) as usize).unwrap();
+            buf.fill(1);
+            bufs.push(buf);
+        }
+        if let Some(buf) = bufs.pop() {
+            buf.share().unwrap().free().unwrap();
+        }
+    }
+    say("done");
+}
+
+/// Goal: processes that come and go as fast as they can disturb neither each other nor the pool.
+/// Method: four at a time, three slots, so that some find it full; one of them is killed.
+#[test]
+fn a_storm_of_joins_and_leaves_leaves_the_pool_whole() {
+    let path = Scratch::new("storm");
+    let pool = Pool::options().members(4).create_at(&path.0, 32 * MIB).unwrap();
+    let mut peers: Vec<Peer> = (0..5)
+        .map(|seed| {
+            let mut command = command("storm");
+            command.env("VMALLOC_TEST_ARGUMENT", format!("{} {seed}", path.0.display()));
+            Peer::spawn(command)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(20));
+    peers.pop().unwrap().kill();
+    for mut peer in peers {
+        assert_eq!(peer.reply().as_deref(), Some("done"));
+        assert!(peer.wait().success());
+    }
+    wait_until("the killed one's slot", || {
+        pool.recover();
+        pool.members().len() == 1
+    });
+    assert_empty(&pool);
+}
+
+/// Goal: two threads that look for dead members at once do not recover a living one.
+/// Method: threads that recover all the time, while peers are killed and their slot taken over by
+/// a member of this process, whose buffer must stay its own.
+#[test]
+fn regress_two_threads_do_not_recover_the_same_slot_twice() {
+    let pool = Pool::options().members(2).create(16 * MIB).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    pool.recover();
+                }
+            });
+        }
+        for _ in 0..12 {
+            let mut peer = Peer::of(&pool);
+            peer.ok("vmalloc 100000");
+            peer.kill();
+            // Joins in the very moment in which the slot is free.
+            let next = loop {
+                match Pool::open(pool.share_path()) {
+                    Ok(next) => break next,
+                    Err(OpenError::Full { .. }) => {}
+                    Err(e) => panic!("{e:?}"),
+                }
+            };
+            let bufs: Vec<_> = (1..20).map(|i| next.vmalloc(i * 5000).unwrap()).collect();
+            std::thread::sleep(Duration::from_millis(3));
+            let live = pool.areas().iter().filter(|area| area.kind == Kind::Live).count();
+            assert_eq!(live, bufs.len(), "a living member's buffers were taken from it");
+            assert_eq!(pool.members().len(), 2);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_empty(&pool);
+}
+
+/// What the process does that forks: see the test.
+pub fn fork(_: &str) {
+    let pool = Pool::options().members(2).create(16 * MIB).unwrap();
+    let mut buf = pool.vmalloc(100_000).unwrap();
+    buf.fill(1);
+    let (to_freeze, frozen) = (pool.vmalloc(5000).unwrap(), pool.vzalloc(5000).unwrap());
+    let frozen = frozen.freeze().unwrap();
+    let shared = pool.vzalloc(5000).unwrap().share().unwrap();
+    let token = frozen.token();
+    let before = pool.verify().unwrap();
+
+    // SAFETY:
+    // 1. This process has one thread (the test harness runs one test, on its first thread), so the
+    //    child finds no lock held by a thread that it has not.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            assert!(matches!(pool.vmalloc(1), Err(AllocError::Forked)));
+            assert!(matches!(pool.attach(&token), Err(AttachError::Forked)));
+            assert!(matches!(pool.attach_shared(&token), Err(AttachError::Forked)));
+            assert!(matches!(pool.free(&token), Err(FreeError::Forked)));
+            let unpublished = to_freeze.freeze().unwrap_err();
+            assert!(matches!(unpublished.error, ShareError::Forked));
+            drop(unpublished.buf);
+            assert!(matches!(frozen.free(), Err(FreeError::Forked)));
+            assert_eq!(pool.purge().unwrap().areas, 0);
+            assert_eq!(pool.recover().areas, 0);
+            let path = pool.share_path();
+            drop((shared, buf, pool));
+            // A member of its own it can be: but the pool has two slots, and a second one is free
+            // only because the child that was forked takes none.
+            assert!(path.starts_with("/proc"));
+        })) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        };
+        // SAFETY:
+        // 1. `_exit` returns to no Rust code; nothing is flushed or dropped twice.
+        unsafe { libc::_exit(code) };
+    }
+    let pid = rustix::process::Pid::from_raw(pid).expect("fork");
+    let status = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+    assert_eq!(status.unwrap().unwrap().1.exit_status(), Some(0), "the child's asserts");
+
+    assert_eq!(pool.verify().unwrap(), before);
+    assert!(buf.iter().all(|&byte| byte == 1));
+    assert_eq!(pool.members().len(), 1);
+    to_freeze.freeze().unwrap().free().unwrap();
+    drop(pool.vmalloc(MIB as usize).unwrap());
+    shared.free().unwrap();
+    frozen.free().unwrap();
+    drop(buf);
+    assert_empty(&pool);
+    say("done");
+}
+
+/// Goal: a forked child is no member: each verb says so, dropping what it inherited harms nothing,
+/// and the parent goes on as if nothing had been.
+/// Method: a real fork, without exec, in a process with one thread.
+#[test]
+fn a_forked_child_is_refused_and_harms_nothing() {
+    let mut peer = Peer::spawn(command("fork"));
+    assert_eq!(peer.reply().as_deref(), Some("done"));
+    assert!(peer.wait().success());
+}
+
+/// What the process does whose child outlives it in the pool: see the test.
+pub fn fork_and_leave(_: &str) {
+    let path = Scratch::new("fork-leave");
+    let pool = Pool::options().members(1).create_at(&path.0, MIB).unwrap();
+    // SAFETY:
+    // 1. One thread, as in `fork`; and the child only sleeps.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        std::thread::sleep(Duration::from_secs(60));
+        // SAFETY:
+        // 1. As in `fork`.
+        unsafe { libc::_exit(0) };
+    }
+    drop(pool);
+    let again = Pool::open(&path.0);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).expect("fork"),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    again.expect("the slot of a member that left, though its child has the description");
+    drop(path);
+    say("done");
+}
+
+/// Goal: a member that leaves frees its slot, though a child that it forked still has its open
+/// file description, and with it the lock.
+/// Method: a pool with one slot; the parent leaves and joins again while the child sleeps.
+#[test]
+fn regress_a_member_that_leaves_is_gone_though_its_forked_child_is_not() {
+    let mut peer = Peer::spawn(command("fork-and-leave"));
+    assert_eq!(peer.reply().as_deref(), Some("done"));
+    assert!(peer.wait().success());
+}
+
+/// The words of a pool file, from outside: read and overwritten behind everybody's back.
+struct Words {
+    file: std::fs::File,
+    bytes: u64,
+}
+
+impl Words {
+    fn of(pool: &Pool) -> Words {
+        let file = std::fs::File::from(pool.as_fd().try_clone_to_owned().unwrap());
+        let bytes = file.metadata().unwrap().len() - pool.info().stats.window.bytes();
+        Words { file, bytes }
+    }
+
+    fn read(&self, at: u64) -> u64 {
+        let mut word = [0; 8];
+        self.file.read_exact_at(&mut word, at * 8).unwrap();
+        u64::from_ne_bytes(word)
+    }
+
+    fn write(&self, at: u64, word: u64) {
+        self.file.write_all_at(&word.to_ne_bytes(), at * 8).unwrap();
+    }
+
+    /// Where something stands: the words that are not zero, of the pages that have frames.
+    fn in_use(&self) -> Vec<u64> {
+        let mut words = Vec::new();
+        let mut at = 0;
+        while let Ok(data) = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(at)) {
+            if data >= self.bytes {
+                break;
+            }
+            let mut page = [0; PAGE as usize];
+            self.file.read_exact_at(&mut page, data).unwrap();
+            let (page, _) = page.as_chunks::<8>();
+            let used = (0_u64..).zip(page).filter(|(_, word)| **word != [0; 8]);
+            words.extend(used.map(|(i, _)| data / 8 + i));
+            at = data + PAGE;
+        }
+        words
+    }
+
+    /// Overwrites one word: mostly one that is in use or stands beside one, by a value that looks
+    /// like one of ours or like nothing.
+    fn spoil(&self, in_use: &[u64], random: &mut Random) {
+        let used = in_use[random.of(0..in_use.len() as u64) as usize];
+        let at = match random.of(0..10) {
+            0 => random.of(0..self.bytes / 8),
+            1..3 => (used + random.of(0..16)).saturating_sub(8).min(self.bytes / 8 - 1),
+            _ => used,
+        };
+        let (old, other) =
+            (self.read(at), self.read(in_use[random.of(0..in_use.len() as u64) as usize]));
+        let word = match random.of(0..9) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => random.next(),
+            3 => random.of(0..256),
+            4 => old ^ 1 << random.of(0..64),
+            5 => old.wrapping_add(random.of(0..5)).wrapping_sub(2),
+            6 => other,
+            // A tag: kind, owner, class, argument.
+            7 => {
+                let (owner, class) = (random.of(0..5), random.of(0..40));
+                random.of(0..6) | owner << 8 | class << 16 | random.of(0..8200) << 32
+            }
+            // A state: kind, owner, generation.
+            _ => random.of(0..8) | random.of(0..5) << 8 | random.of(0..4) << 16,
+        };
+        self.write(at, word);
+    }
+}
+
+/// Does everything there is to do in a pool that may say anything, and holds on to as little as
+/// possible. Errors are fine.
+fn use_everything(pool: &Pool, tokens: &[Token], random: &mut Random) {
+    let mut bufs = Vec::new();
+    for _ in 0..12 {
+        let bytes = match random.of(0..4) {
+            0 => random.of(1..3 * PAGE),
+            1 => random.of(1..300 * KIB),
+            2 => random.of(1..2 * MIB),
+            _ => random.of(2 * MIB..3 * MIB),
+        };
+        let mut request = Request::bytes(bytes).no_wait();
+        if random.next().is_multiple_of(2) {
+            request = request.zeroed();
+        }
+        if random.next().is_multiple_of(3) {
+            request = request.huge();
+        }
+        if let Ok(mut buf) = pool.alloc(&request) {
+            buf.fill(3);
+            bufs.push(buf);
+        }
+    }
+    let listed = pool.areas();
+    let found = listed.iter().filter_map(|area| pool.token_of(area));
+    let lines: usize = listed.iter().map(|area| area.to_string().len()).sum();
+    std::hint::black_box(lines);
+    for token in tokens.iter().copied().chain(found) {
+        if let Ok(frozen) = pool.attach(&token) {
+            std::hint::black_box(frozen.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+        }
+        if let Ok(shared) = pool.attach_shared(&token) {
+            let _ = shared.write_at(0, &vec![5; shared.len()]);
+        }
+        if random.next().is_multiple_of(2) {
+            let _ = pool.free(&token);
+        }
+    }
+    while let Some(mut buf) = bufs.pop() {
+        buf.fill(4);
+        match random.of(0..4) {
+            0 => drop(buf.share().map(|shared| shared.free())),
+            1 => drop(buf.freeze().map(|frozen| frozen.free())),
+            _ => drop(buf),
+        }
+    }
+    std::hint::black_box((pool.info(), pool.members()));
+    pool.recover();
+    let _ = pool.verify();
+    let _ = pool.purge();
+}
+
+/// What the process does that is exposed to a hostile member: seeds `from..to`.
+pub fn hostile(argument: &str) {
+    let (from, to) = argument.split_once(' ').unwrap();
+    // A panic ends it at once: the thread that goes on writing would not notice.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        hook(info);
+        std::process::abort();
+    }));
+    for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
+        say(&format!("seed {seed}"));
+        hostile_seed(seed);
+    }
+    say("done");
+}
+
+fn hostile_seed(seed: u64) {
+    let mut random = Random(seed);
+    let path = Scratch::new("hostile");
+    let pool = Pool::options().members(4).create_at(&path.0, 8 * MIB).unwrap();
+    let mut tokens = Vec::new();
+    let (mut bufs, mut attached) = (Vec::new(), Vec::new());
+    for i in 0..30 {
+        let buf = pool.vmalloc(random.of(1..100 * KIB) as usize).unwrap();
+        match i % 4 {
+            0 => {
+                let frozen = buf.freeze().unwrap();
+                tokens.push(frozen.token());
+                attached.push(frozen);
+            }
+            1 => tokens.push(buf.share().unwrap().token()),
+            2 => bufs.push(buf),
+            _ => {}
+        }
+    }
+    let words = Words::of(&pool);
+    let in_use = words.in_use();
+    for _ in 0..1 << random.of(0..8) {
+        words.spoil(&in_use, &mut random);
+    }
+    // Half of the seeds: and it goes on while we work.
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if seed % 2 == 1 {
+            let (words, in_use, stop) = (&words, &in_use, &stop);
+            scope.spawn(move || {
+                let mut random = Random(seed ^ 0x5555);
+                while !stop.load(Ordering::Relaxed) {
+                    words.spoil(in_use, &mut random);
+                }
+            });
+        }
+        match Pool::open(&path.0) {
+            Ok(second) => use_everything(&second, &tokens, &mut random),
+            Err(OpenError::Header(_) | OpenError::Full { .. }) => {}
+            Err(e) => panic!("{e:?}"),
+        }
+        bufs.iter_mut().for_each(|buf| buf.fill(6));
+        let read = |frozen: &vmalloc::Frozen| frozen.iter().map(|&b| u64::from(b)).sum::<u64>();
+        std::hint::black_box(attached.iter().map(read).sum::<u64>());
+        use_everything(&pool, &tokens, &mut random);
+        drop((bufs, attached));
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(pool);
+}
+
+fn run_hostile(seeds: std::ops::Range<u64>) {
+    let start = Instant::now();
+    let mut command = command("hostile");
+    command.env("VMALLOC_TEST_ARGUMENT", format!("{} {}", seeds.start, seeds.end));
+    let mut peer = Peer::spawn(command);
+    let mut seed = String::new();
+    let mut slowest = Duration::ZERO;
+    loop {
+        let began = Instant::now();
+        match peer.reply() {
+            Some(reply) if reply == "done" => break,
+            Some(reply) => seed = reply,
+            None => panic!("died of {seed}: {}", peer.wait()),
+        }
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(peer.wait().success());
+    println!("{seeds:?} in {:?}, the slowest in {slowest:?}", start.elapsed());
+}
+
+/// Goal: whatever another member writes into the pool's words, every verb returns: with an error
+/// or with work done, and never with a panic, a hang, SIGBUS or SIGSEGV.
+/// Method: a file in /dev/shm with areas in every state; 1 to 128 words overwritten by pwrite, in
+/// half of the seeds all the time; a second member joins and both do everything there is. In a
+/// process of its own, which may take half a minute a seed before it counts as hung.
+#[test]
+fn whatever_a_hostile_member_writes_every_verb_returns() {
+    run_hostile(0..300);
+}
+
+/// Goal and method as above, for as long as one likes.
+#[test]
+#[ignore = "minutes: cargo test -p vmalloc --test linux hostile_member_writes_a_lot -- --ignored"]
+fn whatever_a_hostile_member_writes_a_lot_every_verb_returns() {
+    run_hostile(1000..11_000);
+}
