@@ -9,6 +9,7 @@ mod fragmentation;
 mod limits;
 mod members;
 mod peer;
+mod recovery;
 mod sharing;
 mod support;
 
