@@ -1,19 +1,19 @@
 //! The command line: what each command takes, and the help that teaches it.
 
-use crate::size::Size;
+use crate::size::{Size, capacity};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vmalloc::Token;
 
 const TOP_EXAMPLES: &str = "\
 Examples:
-  vmalloc                                    watch the whole story, on real memory
+  vmalloc                            watch the whole story, on real memory
   vmalloc create /dev/shm/frames --capacity 1G
   token=$(vmalloc put /dev/shm/frames big.bin)
   vmalloc get /dev/shm/frames $token | sha256sum
   vmalloc info /dev/shm/frames
-  vmalloc rm /dev/shm/frames $token          free the area
-  vmalloc rm /dev/shm/frames                 remove the pool
+  vmalloc rm /dev/shm/frames $token  free the area
+  vmalloc rm /dev/shm/frames         remove the pool
 
 Sizes: 4096, 64K, 256M, 1G, 1GiB (powers of 1024); 1MB is 1000000.
 Exit codes: 0 done, 1 failed, 2 wrong command line.";
@@ -111,7 +111,7 @@ pub struct CreateArgs {
     /// Where: a path on tmpfs that is free, /dev/shm/NAME say.
     pub path: PathBuf,
     /// The most that it may hold, 4K to 1T.
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = capacity)]
     pub capacity: Size,
     /// How many processes may be members at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=64))]

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use vmalloc::{AttachError, CreateError, FreeError, HeaderError, OpenError, Pool};
+use vmalloc::{AttachError, CreateError, FreeError, HeaderError, OpenError, Pool, Token};
 
 /// Why a command stops before its end.
 #[derive(Debug)]
@@ -89,15 +89,35 @@ pub fn not_created(path: &Path, error: &CreateError) -> Failure {
 }
 
 /// Why a token was not redeemed.
-pub fn not_attached(path: &Path, error: &AttachError) -> Failure {
-    Failure::new(with_tokens(path, error))
+pub fn not_attached(path: &Path, token: &Token, error: &AttachError) -> Failure {
+    use vmalloc::core::AttachError as Engine;
+    match error {
+        AttachError::OtherPool { .. } => other_pool(path, token),
+        AttachError::Engine(Engine::Stale { .. } | Engine::Malformed) => no_area(path, token),
+        _ => Failure::new(format_args!("{token} in {}: {error}", path.display())),
+    }
 }
 
 /// Why an area was not freed.
-pub fn not_freed(path: &Path, error: &FreeError) -> Failure {
-    Failure::new(with_tokens(path, error))
+pub fn not_freed(path: &Path, token: &Token, error: &FreeError) -> Failure {
+    match error {
+        FreeError::OtherPool { .. } => other_pool(path, token),
+        FreeError::Engine(vmalloc::core::FreeError::Stale { .. }) => no_area(path, token),
+        _ => Failure::new(format_args!("{token} in {}: {error}", path.display())),
+    }
 }
 
-fn with_tokens(path: &Path, error: &dyn Display) -> String {
-    format!("{error}; `vmalloc info {}` lists the tokens that are good", path.display())
+fn other_pool(path: &Path, token: &Token) -> Failure {
+    Failure::new(format_args!(
+        "{token} is a token of another pool than {}; `vmalloc list` shows the pools there are",
+        path.display()
+    ))
+}
+
+fn no_area(path: &Path, token: &Token) -> Failure {
+    let path = path.display();
+    Failure::new(format_args!(
+        "no area of {path} has the token {token}, or not any more: it was freed; \
+         `vmalloc info {path}` lists the tokens that are good"
+    ))
 }

@@ -32,7 +32,8 @@ enum Target<'a> {
 /// Writes the area out.
 pub fn run(args: &GetArgs) -> Done {
     let pool = open(&args.path)?;
-    let source = attach(&pool, &args.token).map_err(|e| not_attached(&args.path, &e))?;
+    let source =
+        attach(&pool, &args.token).map_err(|e| not_attached(&args.path, &args.token, &e))?;
     let target = match args.output.as_deref() {
         Some(path) if path != Path::new("-") => Target::File(path),
         _ => Target::Stdout,

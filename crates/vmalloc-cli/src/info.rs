@@ -137,13 +137,14 @@ impl Looked {
         let path = self.path.display().to_string();
         writeln!(out, "pool {:08x} at {}", info.id, Printable(&path))?;
         print_totals(out, &info)?;
-        writeln!(out, "members")?;
-        for member in self.pool.members() {
+        let members = self.pool.members();
+        writeln!(out, "members{}", if members.is_empty() { ": none" } else { "" })?;
+        for member in members {
             let MemberInfo { number, pid, .. } = member;
             writeln!(out, "  {number:<3} pid {pid:<8} {}", life(&member))?;
         }
-        writeln!(out, "areas")?;
-        let width = if io::stdout().is_terminal() { COLUMNS - 2 } else { usize::MAX };
+        writeln!(out, "areas{}", if areas.is_empty() { ": none" } else { "" })?;
+        let width = io::stdout().is_terminal().then_some(COLUMNS - 2);
         for area in &areas {
             writeln!(out, "  {}", area_line(area, width))?;
             if let Some(token) = self.pool.token_of(area) {

@@ -7,7 +7,7 @@ use crate::args::RmArgs;
 use crate::failure::{Done, Failure, not_freed, not_opened, open};
 use crate::show::count;
 use std::path::Path;
-use vmalloc::{Onlooker, Token};
+use vmalloc::{Onlooker, Pool, Token};
 
 /// Frees or removes.
 pub fn run(args: &RmArgs) -> Done {
@@ -18,10 +18,13 @@ pub fn run(args: &RmArgs) -> Done {
 }
 
 fn free(path: &Path, token: &Token) -> Done {
-    open(path)?.free(token).map_err(|e| not_freed(path, &e))
+    open(path)?.free(token).map_err(|e| not_freed(path, token, &e))
 }
 
 fn remove(path: &Path, force: bool) -> Done {
+    // Joining recovers what dead members held, which would count as areas; if it does not
+    // succeed, they do count.
+    drop(Pool::open(path));
     // What is no pool is not ours to remove, forced or not.
     let pool = Onlooker::open(path).map_err(|e| not_opened(path, &e))?;
     let areas = pool.info().stats.areas as u64;

@@ -21,6 +21,9 @@ pub enum SizeError {
     TooBig,
 }
 
+const CAPACITY_MIN: u64 = 4 << 10;
+const CAPACITY_MAX: u64 = 1 << 40;
+
 /// 1024 to the power of 1, 2, 3, 4.
 const LETTERS: &str = "KMGT";
 
@@ -93,6 +96,15 @@ impl fmt::Display for SizeError {
 }
 
 impl std::error::Error for SizeError {}
+
+/// A pool's capacity, for the command line: what no pool can have is a wrong command line.
+pub fn capacity(text: &str) -> Result<Size, String> {
+    let size: Size = text.parse().map_err(|e: SizeError| e.to_string())?;
+    match size.0 {
+        CAPACITY_MIN..=CAPACITY_MAX => Ok(size),
+        _ => Err(format!("{size} is out of range: 4K to 1T are possible")),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,9 @@ use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
 use crate::units::Pages;
 
+/// How often the parked pages are counted again if the count changes meanwhile.
+const RECOUNTS: usize = 64;
+
 /// What recovery found and finished.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Recovered {
@@ -64,6 +67,7 @@ pub(crate) fn recover<M: Machine>(context: &Context<'_, M>, dead: Owner) -> Reco
         Index::new(context.tables, zone).mark_stale();
     }
     context.count(Stat::Recovered, found.areas as u64);
+    recount_lazy(context);
     recount(context);
     found
 }
@@ -143,20 +147,47 @@ fn recover_area<M: Machine>(
     }
 }
 
-/// Bits that say "taken" or "parked" of slots that are not: the dead member may have set them
-/// and come no further. Bits are only ever cleared here, so a slot taken meanwhile at worst looks
-/// free, and its record says otherwise.
+/// Bits that the dead member set and came no further, or did not come to set. The records say
+/// what they should be; others are at work, so each is looked at again after its bit was changed.
 fn mend_bits<M: Machine>(context: &Context<'_, M>, head: usize, slots: usize) {
+    for record in (0..slots).map(|slot| Record::of(context.tables, head, slot)) {
+        if record.state().is_some_and(|s| s.kind == Kind::Parked) {
+            lazy::hint(context, record.id);
+        }
+    }
     let Some(Tag::Chunk(class)) = tag(context, head) else { return };
+    let taken = context.tables.taken(head);
     for slot in 0..slots {
-        let record = Record::of(context.tables, head, slot);
-        match record.state().map(|s| s.kind) {
-            Some(Kind::Free) => {
-                context.tables.taken(head).fetch_and(!(1 << slot), Ordering::AcqRel);
-                context.tables.chunks_with_room(class).set(head);
+        let (record, bit) = (Record::of(context.tables, head, slot), 1 << slot);
+        if record.is_free() {
+            taken.fetch_and(!bit, Ordering::SeqCst);
+        }
+        if !record.is_free() {
+            taken.fetch_or(bit, Ordering::SeqCst);
+            if record.is_free() {
+                taken.fetch_and(!bit, Ordering::SeqCst);
             }
-            Some(Kind::Parked) => lazy::hint(context, record.id),
-            _ => {}
+        }
+    }
+    // Made or emptied by the dead member, which did not come to retire it?
+    let is_empty = taken.load(Ordering::SeqCst) == 0;
+    if !(is_empty && context.slots().granules.retire(head)) {
+        context.tables.chunks_with_room(class).set(head);
+    }
+}
+
+/// Counts the parked pages again: the dead member may have counted an area and come no further,
+/// or the other way round. Exact if nobody parks or revives meanwhile.
+fn recount_lazy<M: Machine>(context: &Context<'_, M>) {
+    let counter = context.tables.counter(Counter::LazyPages);
+    for _ in 0..RECOUNTS {
+        let before = counter.load(Ordering::SeqCst);
+        let areas = crate::info::Areas::new(context);
+        let parked = areas.filter(|area| area.kind == Kind::Parked).map(|area| area.pages.len.0);
+        let parked = parked.sum();
+        let counted = counter.compare_exchange(before, parked, Ordering::SeqCst, Ordering::Relaxed);
+        if counted.is_ok() {
+            return;
         }
     }
 }
@@ -226,3 +257,6 @@ fn covers<M: Machine>(context: &Context<'_, M>, head: usize, g: usize) -> bool {
 fn tag<M: Machine>(context: &Context<'_, M>, g: usize) -> Option<Tag> {
     Tag::decode(context.tables.tag(g).load(Ordering::Acquire))
 }
+
+#[cfg(test)]
+mod tests;

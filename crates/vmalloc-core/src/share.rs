@@ -76,7 +76,7 @@ pub(crate) fn attach_in_place<M: Machine>(
     token: &Token,
 ) -> Result<Area, AttachError> {
     let stale = AttachError::Stale { generation: token.generation };
-    let record = record_of(context, token.area).ok_or(AttachError::Malformed)?;
+    let record = named(context, token)?;
     let published = |s: &State| s.is_published() && s.generation == token.generation;
     record.state().filter(published).ok_or(stale)?;
     let no_cells = |e| AttachError::Alloc(crate::AllocError::NoMetadata(e));
@@ -97,6 +97,18 @@ pub(crate) fn attach_in_place<M: Machine>(
     Ok(Area::new(context, record.id, slot, state, &shape))
 }
 
+/// The record that a token names, whoever lives there now.
+fn named<'a, M: Machine>(
+    context: &Context<'a, M>,
+    token: &Token,
+) -> Result<Record<'a>, AttachError> {
+    if token.area.0 as usize >= context.tables.geometry().areas() {
+        return Err(AttachError::Malformed);
+    }
+    // No such slot: there was one, and its granules went to the holes or to another size.
+    record_of(context, token.area).ok_or(AttachError::Stale { generation: token.generation })
+}
+
 /// The published area that a token names, without attaching to it: for a member that is attached
 /// already, and whose cell says so.
 pub(crate) fn look<M: Machine>(
@@ -104,7 +116,7 @@ pub(crate) fn look<M: Machine>(
     token: &Token,
 ) -> Result<Area, AttachError> {
     let stale = AttachError::Stale { generation: token.generation };
-    let record = record_of(context, token.area).ok_or(AttachError::Malformed)?;
+    let record = named(context, token)?;
     let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
     let (state, shape) = record.snapshot().ok_or(stale)?;
     if !state.is_published() || state.generation != token.generation {

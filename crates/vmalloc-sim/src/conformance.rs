@@ -256,7 +256,7 @@ pub fn guard_page_is_never_readable(s: &mut dyn Subject) {
         free(s, handle);
         assert!(!s.is_readable(0, guard), "behind {pages} parked pages");
         let again = alloc(s, 0, &Want::pages(pages));
-        let guard = VirtAddr(again.addr.0 + pages * PAGE);
+        let guard = VirtAddr(again.addr.0 + again.pages.bytes());
         assert!(!s.is_readable(0, guard), "behind {pages} revived pages");
         free(s, again);
         purge(s);
@@ -434,7 +434,7 @@ pub fn after_freeing_half_at_random_one_block_takes_every_free_frame(s: &mut dyn
             free(s, handle);
         }
         let used = |pages: Pages| pages.0 + s.overhead(pages).0;
-        let live: u64 = held.iter().map(|(handle, _)| used(handle.pages())).sum();
+        let live: u64 = held.iter().map(|(handle, _)| used(handle.pages)).sum();
         let free_pages = Pages(s.setup().frames.0 - live);
         let block = Want::pages(free_pages.0 - s.overhead(free_pages).0);
         let block = filled(s, 0, &block, 0x55);
@@ -665,7 +665,7 @@ pub fn purge_returns_every_frame(s: &mut dyn Subject) {
 /// Goal: no caller of a purge stalls for long. Method: 150 parked areas.
 pub fn purge_step_takes_at_most_64_areas_for_one_shootdown(s: &mut dyn Subject) {
     let held: Vec<Handle> = (0..150).map(|i| alloc(s, 0, &Want::pages(1 + i % 3))).collect();
-    let pages: u64 = held.iter().map(|handle| handle.pages().0).sum();
+    let pages: u64 = held.iter().map(|handle| handle.pages.0).sum();
     for handle in held {
         free(s, handle);
     }
@@ -850,7 +850,7 @@ fn in_use(area: &Area) -> bool {
 
 fn frames_of(s: &dyn Subject, handle: Handle) -> Vec<Option<Pfn>> {
     let start = handle.addr.vpn().0;
-    (start..start + handle.pages().0).map(|page| s.frame_at(handle.member, Vpn(page))).collect()
+    (start..start + handle.pages.0).map(|page| s.frame_at(handle.member, Vpn(page))).collect()
 }
 
 fn singles(frames: &[Pfn]) -> Vec<Extent> {
@@ -859,9 +859,9 @@ fn singles(frames: &[Pfn]) -> Vec<Extent> {
 
 /// Frames that hold the records of these areas, in a pool where frames lie side by side: none.
 fn records(s: &dyn Subject, held: &[Handle]) -> u64 {
-    let at_most: u64 = held.iter().map(|handle| s.overhead(handle.pages()).0).sum();
+    let at_most: u64 = held.iter().map(|handle| s.overhead(handle.pages).0).sum();
     let used = s.stats(0).frames.0 - s.stats(0).frames_free.0;
-    let pages: u64 = held.iter().map(|handle| handle.pages().0).sum();
+    let pages: u64 = held.iter().map(|handle| handle.pages.0).sum();
     assert!((pages..=pages + at_most).contains(&used), "{used} in use for {pages}");
     used - pages
 }

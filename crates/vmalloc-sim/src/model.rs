@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use vmalloc_core::{
     AllocError, Area, AttachError, BackError, Extent, FreeError, Kind, PAGE_SIZE, PageRange, Pages,
-    Pfn, Publish, PurgeError, ShareError, VirtAddr, Vpn,
+    Pfn, Publish, PurgeError, ResizeError, ShareError, VirtAddr, Vpn,
 };
 
 /// Bytes of a block: `None` where the model does not know what they are.
@@ -195,6 +195,9 @@ impl<'s> Run<'s> {
             Op::Read { nth, at, len } => {
                 self.with_nth(nth, None, |run, shown| run.read(shown, at, len))
             }
+            Op::Resize { nth, bytes, zeroed } => {
+                self.with_nth(nth, Some(Role::Owned), |run, at| run.resize(at, bytes, zeroed))
+            }
             Op::Share { nth, how } => {
                 self.with_nth(nth, Some(Role::Owned), |run, at| run.share(at, how))
             }
@@ -224,8 +227,8 @@ impl<'s> Run<'s> {
         let fired = self.subject.faults_fired();
         let answer = self.subject.alloc(member, want);
         let Some(handle) = self.judge(answer, must, fired)? else { return Ok(Done::Refused) };
-        if handle.bytes < want.bytes {
-            return Err(format!("{} bytes at {}, too few", handle.bytes, handle.addr));
+        if handle.bytes < want.bytes || handle.pages < want.len() {
+            return Err(format!("{handle:?} is too short"));
         }
         if !handle.addr.0.is_multiple_of(want.align.max(PAGE_SIZE as u64)) {
             return Err(format!("{} is no multiple of {}", handle.addr, want.align));
@@ -246,7 +249,7 @@ impl<'s> Run<'s> {
 
     fn free_inside(&mut self, at: usize, offset: u64) -> Result<Done, String> {
         let Shown { handle, guard, .. } = self.shown[at];
-        let pages = handle.pages().bytes();
+        let pages = handle.pages.bytes();
         let offset = 1 + offset % (pages + guard * PAGE_SIZE as u64 - 1);
         let addr = VirtAddr(handle.addr.0 + offset);
         let expected = |e: &FreeError| match e {
@@ -296,6 +299,45 @@ impl<'s> Run<'s> {
         self.compare(self.shown[at], from, len).map(|()| Done::Yes)
     }
 
+    fn resize(&mut self, at: usize, bytes: u64, zeroed: bool) -> Result<Done, String> {
+        let Shown { handle, block, guard, .. } = self.shown[at];
+        let (old, new) = (handle.pages, Pages::for_bytes(bytes));
+        let published = self.blocks[&block].published.is_some();
+        let fired = self.subject.faults_fired();
+        let error = match self.subject.resize(handle, bytes, zeroed) {
+            Ok(_) if bytes == 0 || published || !self.may_wait => {
+                return Err(format!("to {bytes}; published: {published}"));
+            }
+            Ok(resized) if resized.addr != handle.addr || resized.bytes < bytes => {
+                return Err(format!("{} bytes at {}", resized.bytes, resized.addr));
+            }
+            Ok(resized) => {
+                let block = self.blocks.get_mut(&block).expect("shown");
+                // What lies behind the old bytes in their last page is anyone's guess.
+                block.contents.resize(bytes.min(old.bytes()) as usize, None);
+                block.contents.resize(bytes as usize, if zeroed { Some(0) } else { None });
+                block.pages = resized.pages;
+                let Shown { role, block, .. } = self.shown.remove(at);
+                return self.place(resized, role, block, guard).map(|()| Done::Yes);
+            }
+            Err(e) => e,
+        };
+        let more = Pages(new.0.saturating_sub(old.0));
+        let has_reason = match error {
+            ResizeError::ZeroSize => bytes == 0,
+            ResizeError::MayNotWait => !self.may_wait,
+            ResizeError::Stale { .. } => published,
+            ResizeError::NoRoom { .. } => new > old,
+            ResizeError::Back(_) => {
+                let fits = self.fits(handle.member, more, new);
+                new > old && (!fits || self.excuses(fired))
+            }
+            ResizeError::Map(_) => self.excuses(fired),
+            _ => false,
+        };
+        if has_reason { Ok(Done::Refused) } else { Err(format!("{old} to {new}: {error}")) }
+    }
+
     fn share(&mut self, at: usize, how: Publish) -> Result<Done, String> {
         let Shown { handle, block, .. } = self.shown[at];
         let published = self.blocks[&block].published.is_some();
@@ -323,8 +365,8 @@ impl<'s> Run<'s> {
         match self.subject.attach(member, token) {
             Ok(handle) if good => {
                 let pages = self.blocks[&block].pages;
-                if handle.pages() < pages {
-                    return Err(format!("{} of {pages} attached", handle.pages()));
+                if handle.pages < pages {
+                    return Err(format!("{} of {pages} attached", handle.pages));
                 }
                 // Where it lies, or as a mapping of its own, which has a guard.
                 let in_place = self.abilities.shares_window;
@@ -375,8 +417,8 @@ impl<'s> Run<'s> {
             }
             return Ok(Done::Refused);
         };
-        if handle.pages() != pages {
-            return Err(format!("{} of {pages} shown", handle.pages()));
+        if handle.pages != pages {
+            return Err(format!("{} of {pages} shown", handle.pages));
         }
         let contents = vec![None; pages.bytes() as usize];
         self.show(handle, Role::Vmapped, contents, Some(frames), 1)?;
@@ -530,7 +572,7 @@ impl<'s> Run<'s> {
         frames: Option<Vec<Pfn>>,
         guard: u64,
     ) -> Result<(), String> {
-        let (block, pages) = (self.next_block, handle.pages());
+        let (block, pages) = (self.next_block, handle.pages);
         self.next_block += 1;
         self.blocks.insert(block, Block { contents, pages, guard, frames, published: None });
         self.place(handle, role, block, guard)
@@ -608,7 +650,7 @@ impl<'s> Run<'s> {
             let len = self.blocks[&shown.block].contents.len() as u64;
             self.compare(shown, 0, len)?;
             if shown.guard > 0 {
-                let guard = VirtAddr(shown.handle.addr.0 + shown.handle.pages().bytes());
+                let guard = VirtAddr(shown.handle.addr.0 + shown.handle.pages.bytes());
                 if self.subject.is_readable(shown.handle.member, guard) {
                     return Err(format!("the guard page at {guard} can be read"));
                 }
@@ -631,7 +673,7 @@ impl<'s> Run<'s> {
         for shown in self.shown.iter().filter(|s| s.handle.member == member) {
             let at = |area: &&&Area| area.addr() == shown.handle.addr;
             match in_use.iter().find(at) {
-                Some(area) if area.pages.len == shown.handle.pages() => {}
+                Some(area) if area.pages.len == shown.handle.pages => {}
                 other => return Err(format!("listed as {other:?}, held as {:?}", shown.handle)),
             }
         }
@@ -661,7 +703,7 @@ impl<'s> Run<'s> {
         let mut places: BTreeMap<(usize, u64), Pfn> = BTreeMap::new();
         for shown in &self.shown {
             let start = shown.handle.addr.vpn();
-            for i in 0..shown.handle.pages().0 {
+            for i in 0..shown.handle.pages.0 {
                 let page = Vpn(start.0 + i);
                 let Some(pfn) = self.subject.frame_at(shown.handle.member, page) else { continue };
                 let here = (shown.block, i);
@@ -709,7 +751,7 @@ fn is_in_use(kind: Kind) -> bool {
 
 /// Pages and guard.
 fn span(shown: &Shown) -> PageRange {
-    let len = Pages(shown.handle.pages().0 + shown.guard);
+    let len = Pages(shown.handle.pages.0 + shown.guard);
     PageRange { start: shown.handle.addr.vpn(), len }
 }
 

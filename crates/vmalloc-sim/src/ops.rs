@@ -62,6 +62,15 @@ pub enum Op {
         /// How many bytes, at most to its end.
         len: u64,
     },
+    /// Gives an owned area another size, where it lies; an error if it is published.
+    Resize {
+        /// Which.
+        nth: usize,
+        /// How many bytes.
+        bytes: u64,
+        /// Whether new pages are to be zero.
+        zeroed: bool,
+    },
     /// Publishes an owned area; an error if it is published already.
     Share {
         /// Which.
@@ -165,6 +174,11 @@ pub fn op(setup: Setup, abilities: Abilities) -> impl Strategy<Value = Op> + use
         let vmap = vmap.prop_map(|(member, frames, shuffle)| Op::Vmap { member, frames, shuffle });
         ops.push((3, vmap.boxed()));
         ops.push((3, nth.prop_map(|nth| Op::Vunmap { nth }).boxed()));
+    }
+    if abilities.resizes {
+        let resize = (0..64_usize, bytes(setup.frames), any::<bool>())
+            .prop_map(|(nth, bytes, zeroed)| Op::Resize { nth, bytes, zeroed });
+        ops.push((5, resize.boxed()));
     }
     if abilities.injects_faults {
         ops.push((4, (step, 1..4_u64).prop_map(|(step, n)| Op::FailNext { step, n }).boxed()));

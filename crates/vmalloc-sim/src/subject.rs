@@ -18,7 +18,7 @@ use crate::Step;
 use std::fmt;
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, PAGE_SIZE, Pages, Pfn, Publish, PurgeError,
-    Purged, Request, ShareError, Stats, VirtAddr, Vpn,
+    Purged, Request, ResizeError, ShareError, Stats, VirtAddr, Vpn,
 };
 
 /// How large a subject a test wants.
@@ -57,6 +57,8 @@ pub struct Abilities {
     pub frees_by_address: bool,
     /// `vmap` works: frames can be chosen.
     pub vmaps: bool,
+    /// `resize` works.
+    pub resizes: bool,
     /// `fail_nth` works.
     pub injects_faults: bool,
     /// A member may attach to an area that it shows already, and gets it a second time.
@@ -169,16 +171,10 @@ pub struct Handle {
     pub key: usize,
     /// Where this member sees it.
     pub addr: VirtAddr,
-    /// The bytes that may be used: those asked for, or more up to whole pages.
+    /// The bytes that may be used: those asked for, or more.
     pub bytes: u64,
-}
-
-impl Handle {
-    /// Its pages, guard left out.
-    #[must_use]
-    pub const fn pages(&self) -> Pages {
-        Pages::for_bytes(self.bytes)
-    }
+    /// Its pages, guard left out. More than the bytes need where a larger area was revived.
+    pub pages: Pages,
 }
 
 /// What was shared, as the subject's own name for it: an index into the tokens it has handed
@@ -241,6 +237,15 @@ pub trait Subject {
     ///
     /// The engine's.
     fn free_at(&mut self, member: usize, addr: VirtAddr) -> Result<bool, FreeError>;
+
+    /// Makes an area that `alloc` gave longer or shorter where it lies, new pages zeroed if asked.
+    /// The handle that counts from then on has the same address. Only with
+    /// [`Abilities::resizes`].
+    ///
+    /// # Errors
+    ///
+    /// The engine's.
+    fn resize(&mut self, handle: Handle, bytes: u64, zeroed: bool) -> Result<Handle, ResizeError>;
 
     /// Writes `bytes` at byte `at` of the area, through its mapping.
     ///

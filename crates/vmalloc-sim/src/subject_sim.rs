@@ -6,7 +6,7 @@ use crate::{Step, TlbSize};
 use vmalloc_core::platform::{FRAME_WORDS, Frames, Mapper, Prot};
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, Freed, Machine, ORDER_MAX, Order, Pages, Pfn,
-    Publish, PurgeError, Purged, ShareError, Stats, Token, VirtAddr, Vpn,
+    Publish, PurgeError, Purged, ResizeError, ShareError, Stats, Token, VirtAddr, Vpn,
 };
 
 /// Makes [`SimSubject`]s: a member is an address space, member 0 the kernel's half.
@@ -67,8 +67,8 @@ impl<'k, 'a> SimSubject<'k, 'a> {
 
     fn handle(&mut self, member: usize, area: Area) -> Handle {
         self.areas.push(area);
-        let (key, addr, bytes) = (self.areas.len() - 1, area.addr(), area.bytes);
-        Handle { member, key, addr, bytes }
+        let (key, addr) = (self.areas.len() - 1, area.addr());
+        Handle { member, key, addr, bytes: area.bytes, pages: area.pages.len }
     }
 
     /// The CPUs of a space take turns, so that each of them has translations to lose.
@@ -83,6 +83,7 @@ impl Subject for SimSubject<'_, '_> {
         Abilities {
             frees_by_address: true,
             vmaps: true,
+            resizes: true,
             injects_faults: true,
             attaches_repeatedly: true,
             shares_window: false,
@@ -111,6 +112,13 @@ impl Subject for SimSubject<'_, '_> {
 
     fn free_at(&mut self, member: usize, addr: VirtAddr) -> Result<bool, FreeError> {
         over_limit(self.kernel.engine(member).vfree(addr))
+    }
+
+    fn resize(&mut self, handle: Handle, bytes: u64, zeroed: bool) -> Result<Handle, ResizeError> {
+        let area = self.areas[handle.key];
+        let engine = self.kernel.engine(handle.member);
+        let area = engine.resize(area.id, area.generation, bytes, zeroed)?;
+        Ok(self.handle(handle.member, area))
     }
 
     fn write(&mut self, handle: Handle, at: u64, bytes: &[u8]) -> Result<(), Refused> {

@@ -142,7 +142,7 @@ impl<'a> Stage<'a> {
             format_args!("{} are parked after {} flushes", stats.parked, stats.flushes),
         )?;
         self.tell.say(format_args!(
-            "{} freed, {}. They are parked: no shootdown yet, {} flushes so far.",
+            "{} freed, {}: parked. No shootdown yet: {} flushes.",
             count(stats.parked_areas as u64, "area"),
             Size(stats.parked.bytes()),
             stats.flushes
@@ -168,8 +168,8 @@ impl<'a> Stage<'a> {
         let own = told(self.pool.vmas(), "counting VMAs")?;
         let all = told(vmalloc::vmas(), "counting VMAs")?;
         self.tell.say(format_args!(
-            "VMAs: {own} for the pool, {all} in this process; {} live areas.",
-            stats.areas
+            "VMAs: {own} for the pool, {all} in this process; {}.",
+            count(stats.areas as u64, "live area")
         ))?;
         Ok((block, frames))
     }

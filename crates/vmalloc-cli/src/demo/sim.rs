@@ -22,9 +22,8 @@ use std::ops::Range;
 use vmalloc_core::{Area, PAGE_SIZE, Pages, Prot, Publish, Request, Token, VirtAddr};
 use vmalloc_sim::{CPUS_PER_SPACE, Counters, Fault, KernelConfig, SimKernel};
 
-/// Frames beside those of the areas: where runs are too many for a record, they are written down
-/// in frames of their own.
-const SPARE_FRAMES: u64 = 64;
+/// A frame lists about this many runs, where an area has too many of them for its record.
+const RUNS_IN_FRAME: u64 = 256;
 
 /// The window, in pools.
 const WINDOW_RATIO: u64 = 4;
@@ -58,8 +57,10 @@ pub fn play(setup: &Setup, tell: &mut Tell) -> Result<Summary, Failure> {
     tell.title(format_args!(
         "vmalloc demo on a simulated machine: {bytes}, {members} members, seed {seed}"
     ))?;
+    // Beside the frames of the areas, those that list their runs, at worst one page each.
+    let spare = setup.plan.sizes.len() as u64 + setup.capacity.0 / RUNS_IN_FRAME;
     let config = KernelConfig {
-        frames: Pages(setup.capacity.0 + SPARE_FRAMES),
+        frames: Pages(setup.capacity.0 + spare),
         window: Pages((setup.capacity.0 * WINDOW_RATIO).max(1 << 15)),
         spaces: members as usize,
         backings: setup.plan.sizes.len() * 2 + 64,

@@ -77,7 +77,7 @@ pub fn areas_lines(tell: &mut Tell, areas: &[Area]) -> Done {
             tell.line(format_args!("… {hidden} more …"))?;
         }
         if i < LINES_SHOWN || i >= LINES_SHOWN + hidden {
-            tell.line(area_line(area, COLUMNS - INDENT.len()))?;
+            tell.line(area_line(area, Some(COLUMNS - INDENT.len())))?;
         }
     }
     Ok(())

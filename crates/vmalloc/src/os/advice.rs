@@ -106,6 +106,7 @@ impl Mapping {
     /// # Errors
     ///
     /// [`AdviseError`]. A part may have been mapped.
+    #[cfg(test)]
     pub(crate) fn populate_read(&self, span: Span) -> Result<(), AdviseError> {
         self.checked_advise("populate_read", span, libc::MADV_POPULATE_READ)
     }

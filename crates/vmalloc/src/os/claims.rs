@@ -138,16 +138,6 @@ impl Claims {
         debug_assert!(before.is_none(), "an exclusive claim that was counted: {before:?}");
     }
 
-    /// Turns a counted claim into an exclusive one, if it has no other holder. Says whether.
-    pub(crate) fn stop_counting(&self, first: u64) -> bool {
-        let mut counted = self.lock();
-        let alone = counted.get(&first).is_some_and(|entry| entry.count == 1);
-        if alone {
-            counted.remove(&first);
-        }
-        alone
-    }
-
     /// Ends one holder's counted claim; the last one frees the pages.
     pub(crate) fn put_counted(&self, first: u64) {
         let mut counted = self.lock();

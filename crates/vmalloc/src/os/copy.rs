@@ -62,13 +62,6 @@ pub(in crate::os) fn copy_in(words: &[AtomicU64], at: usize, bytes: &[u8]) {
     }
 }
 
-/// Sets all bytes of `words` to zero.
-pub(in crate::os) fn zero(words: &[AtomicU64]) {
-    for word in words {
-        word.store(0, Ordering::Relaxed);
-    }
-}
-
 /// Replaces the bytes `at ..` of one word, and no other.
 fn merge(word: &AtomicU64, at: usize, bytes: &[u8]) {
     let mut old = word.load(Ordering::Relaxed);

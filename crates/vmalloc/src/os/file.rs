@@ -15,7 +15,7 @@
 //! Neighbours: [`crate::os::open`] checks files that others made; [`crate::os::map`] maps them.
 //! Linux: `memfd_create`, `shmem_fallocate`, `F_ADD_SEALS`.
 
-use crate::os::{RangeError, Span, fail};
+use crate::os::{Span, fail};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, retry_on_intr};
 use std::fmt;
@@ -284,15 +284,6 @@ impl PoolFile {
         fail::point("punch")?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry_on_intr(|| rustix::fs::fallocate(&self.fd, flags, run.start, run.len))
-    }
-
-    /// `span`, if it is not empty and inside the file.
-    ///
-    /// # Errors
-    ///
-    /// [`RangeError`].
-    pub(crate) fn check(&self, span: Span) -> Result<Span, RangeError> {
-        span.within(self.bytes)
     }
 }
 

@@ -143,12 +143,6 @@ impl Mapping {
         self.huge_way
     }
 
-    /// The offset that `address` shows; `None` if it is not in this mapping.
-    pub(crate) fn offset_of(&self, address: usize) -> Option<u64> {
-        let offset = address.checked_sub(self.base())? as u64;
-        (offset < self.bytes).then_some(offset)
-    }
-
     /// `count` words from `offset` bytes on, in the words part of the pool.
     ///
     /// Other processes write them: load each once, into a local, and check what you loaded.
@@ -168,16 +162,6 @@ impl Mapping {
         // 4. In this process only this function makes references below `words_bytes`: views
         //    refuse to go there. So all references to these bytes are to atomics.
         Ok(unsafe { std::slice::from_raw_parts(self.at(span.start).cast().as_ptr(), count) })
-    }
-
-    /// The address of `span`, for interfaces that deal in raw pointers. Makes no claim: what is
-    /// done with it is the user's to justify.
-    ///
-    /// # Errors
-    ///
-    /// [`RangeError`]: empty or outside.
-    pub(crate) fn pointer(&self, span: Span) -> Result<NonNull<u8>, RangeError> {
-        Ok(self.at(span.within(self.bytes)?.start))
     }
 
     /// The address of a checked offset.

@@ -44,6 +44,7 @@ pub(crate) enum Owner {
 
 impl Accept {
     /// Any pool file of ours with at least `bytes_min` bytes.
+    #[cfg(test)]
     pub(crate) fn mine(bytes_min: u64) -> Accept {
         Accept { bytes_min, owner: Owner::Me }
     }
@@ -150,6 +151,7 @@ impl PoolFile {
     /// # Errors
     ///
     /// [`OpenError`].
+    #[cfg(test)]
     pub(crate) fn reopen(&self) -> Result<PoolFile, OpenError> {
         adopt(self.as_fd(), &Accept { bytes_min: self.bytes, owner: Owner::Anyone })
     }

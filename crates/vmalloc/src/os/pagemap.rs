@@ -65,6 +65,7 @@ pub(crate) fn vmas_within(addresses: &Range<usize>) -> Result<usize, Errno> {
 /// # Errors
 ///
 /// What reading it said.
+#[cfg(test)]
 pub(crate) fn huge_bytes(addresses: &Range<usize>) -> Result<u64, Errno> {
     fail::point("smaps")?;
     let smaps = fs::read_to_string("/proc/self/smaps").map_err(|error| errno_of(&error))?;

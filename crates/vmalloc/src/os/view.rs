@@ -1,9 +1,9 @@
 //! What a program may do with the bytes of an area: the three views.
 //!
 //! ```text
-//!            ┌─freeze──▶ FrozenView: &[u8], any number in this process ──thaw (last)──┐
-//!   ExclusiveView: &mut [u8], one ◀───────────────────────────────────────────────────┤
-//!            └─share───▶ SharedView: atomics and copies, any number ──unshare (last)──┘
+//!                                   ┌─freeze──▶ FrozenView: &[u8], any number in this process
+//!   ExclusiveView: &mut [u8], one ──┤
+//!                                   └─share───▶ SharedView: atomics and copies, any number
 //! ```
 //!
 //! Making one needs no `unsafe` above this folder: each view takes a claim on its pages
@@ -108,17 +108,6 @@ impl Claim {
         self.mapping.claims.start_counting(first, len, how);
         self.sharing = Some(how);
         self
-    }
-
-    /// Counted to exclusive, if nobody else holds it.
-    fn stop(mut self) -> Result<Claim, Claim> {
-        let (first, _) = pages(self.span);
-        if self.mapping.claims.stop_counting(first) {
-            self.sharing = None;
-            Ok(self)
-        } else {
-            Err(self)
-        }
     }
 
     /// One more holder of a counted claim.
@@ -263,16 +252,6 @@ impl Mapping {
 }
 
 impl ExclusiveView {
-    /// Where it lies in the pool.
-    pub(crate) fn span(&self) -> Span {
-        self.0.span
-    }
-
-    /// The mapping it lies in.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.0.mapping
-    }
-
     /// No more writing, from now on: the same bytes for any number of readers.
     pub(crate) fn freeze(self) -> FrozenView {
         FrozenView(self.0.start(Sharing::Frozen))
@@ -309,28 +288,6 @@ impl DerefMut for ExclusiveView {
     }
 }
 
-impl FrozenView {
-    /// Where it lies in the pool.
-    pub(crate) fn span(&self) -> Span {
-        self.0.span
-    }
-
-    /// The mapping it lies in.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.0.mapping
-    }
-
-    /// Back to mine alone, if this is the last view of it in this process; by the protocol, in
-    /// every other process too. The view itself comes back as the error.
-    ///
-    /// # Errors
-    ///
-    /// The view.
-    pub(crate) fn thaw(self) -> Result<ExclusiveView, FrozenView> {
-        self.0.stop().map(ExclusiveView).map_err(FrozenView)
-    }
-}
-
 impl Clone for FrozenView {
     fn clone(&self) -> FrozenView {
         FrozenView(self.0.again())
@@ -354,11 +311,6 @@ impl SharedView {
     /// Where it lies in the pool.
     pub(crate) fn span(&self) -> Span {
         self.0.span
-    }
-
-    /// The mapping it lies in.
-    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
-        &self.0.mapping
     }
 
     /// All of it as words, for atomics. The last word may pass the length of the view: it is
@@ -396,21 +348,6 @@ impl SharedView {
         let at = self.check(at, out.len())?;
         copy::copy_out(self.words(), at, out);
         Ok(())
-    }
-
-    /// Fills it with zeros, up to the next multiple of 8 bytes.
-    pub(crate) fn zero(&self) {
-        copy::zero(self.words());
-    }
-
-    /// Back to mine alone, if this is the last view of it in this process; by the protocol, in
-    /// every other process too. The view itself comes back as the error.
-    ///
-    /// # Errors
-    ///
-    /// The view.
-    pub(crate) fn unshare(self) -> Result<ExclusiveView, SharedView> {
-        self.0.stop().map(ExclusiveView).map_err(SharedView)
     }
 
     fn check(&self, at: u64, len: usize) -> Result<usize, RangeError> {
