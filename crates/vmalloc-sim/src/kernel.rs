@@ -275,12 +275,11 @@ impl<'a> SimKernel<'a> {
     }
 
     fn verify_unmapped(&self, index: usize, from: Vpn, end: Vpn) -> Result<(), Unsound> {
-        for page in (from.0..end.0).map(Vpn) {
-            if let Some((pfn, _)) = self.space(index).translate(page) {
-                return Err(Unsound::HoleMapped { index, page, pfn });
-            }
+        let hole = PageRange { start: from, len: Pages(end.0 - from.0) };
+        match self.space(index).first_mapped(hole) {
+            Some((page, pfn)) => Err(Unsound::HoleMapped { index, page, pfn }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn free_runs(&self) -> Vec<Extent> {

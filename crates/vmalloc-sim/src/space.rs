@@ -55,6 +55,13 @@ impl AddressSpace {
         self.inner.root.pfn
     }
 
+    /// The first page of `at` that is mapped, and its frame; passes over what has no table at one
+    /// step. For checks that nothing is mapped where nothing should be.
+    #[must_use]
+    pub fn first_mapped(&self, at: PageRange) -> Option<(Vpn, Pfn)> {
+        self.inner.hardware.tables.first_mapped(self.inner.root, at)
+    }
+
     pub(crate) fn root(&self) -> Root {
         self.inner.root
     }

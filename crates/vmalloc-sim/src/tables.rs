@@ -248,6 +248,17 @@ impl Tables {
         frame(entry).map(|pfn| (pfn, prot))
     }
 
+    /// The first page of `at` that is mapped, and its frame. O(leaf tables + their entries).
+    pub(crate) fn first_mapped(&self, root: Root, at: PageRange) -> Option<(Vpn, Pfn)> {
+        let next = |table, level, page| self.next(table, index(level, page));
+        by_leaf_table(at).find_map(|part| {
+            let step = |table, level| next(table, level, part.start);
+            let leaf = [4, 3, 2].into_iter().try_fold(root.pfn, step)?;
+            let mut pages = (part.start.0..part.end().0).map(Vpn);
+            pages.find_map(|page| Some((page, next(leaf, 1, page)?)))
+        })
+    }
+
     /// How many tables the roots lead to, roots included. Equal to [`Tables::in_use`] unless a
     /// table was leaked.
     pub(crate) fn reachable(&self) -> Pages {

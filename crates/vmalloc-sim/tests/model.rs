@@ -20,12 +20,15 @@ fn without_faults() -> Abilities {
     Abilities { injects_faults: false, ..abilities(&HOST) }
 }
 
+/// So many cases, or as many as `PROPTEST_CASES` says.
 fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
     ProptestConfig {
-        cases,
+        cases: if is_set { default.cases } else { cases },
         max_shrink_iters: 3_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        ..ProptestConfig::default()
+        ..default
     }
 }
 
