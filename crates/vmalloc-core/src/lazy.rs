@@ -196,7 +196,7 @@ fn revive_one<M: Machine>(
         context.machine.zero(&view);
     }
     context.count(Stat::Revives, 1);
-    Some(make_live(context, record, slot, mine))
+    Some(make_live(context, record, slot, mine, &shape))
 }
 
 fn class_of(plan: &Plan) -> Class {

@@ -16,6 +16,9 @@ use crate::record::{Shape, flags};
 #[must_use]
 pub(crate) struct Mapped<'e, 'a, M: Machine> {
     pub(crate) backed: Backed<'e, 'a, M>,
+    /// What was mapped. The record says so, too; but where members share it, it may say anything
+    /// a moment later.
+    pub(crate) shape: Shape,
 }
 
 /// Maps the backing at the reserved pages, zeroes it if the plan wants that, writes the record.
@@ -33,7 +36,7 @@ pub(crate) fn map<'e, 'a, M: Machine>(
     if backed.reserved.plan.zeroed && !backed.is_zero {
         context.machine.zero(&view);
     }
-    Ok(Mapped { backed })
+    Ok(Mapped { backed, shape })
 }
 
 /// After a failed map: flush what may have been cached, then give everything back.

@@ -47,9 +47,9 @@ pub(crate) fn resize<M: Machine>(
     }
     let resized = resize_building(context, record, bytes, zeroed);
     record.step(building, live);
-    resized?;
+    let shape = resized?;
     let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
-    Ok(Area::new(context, record.id, slot, live, &record.shape()))
+    Ok(Area::new(context, record.id, slot, live, &shape))
 }
 
 fn resize_building<M: Machine>(
@@ -57,7 +57,7 @@ fn resize_building<M: Machine>(
     record: Record<'_>,
     bytes: u64,
     zeroed: bool,
-) -> Result<(), ResizeError> {
+) -> Result<Shape, ResizeError> {
     let pages = Pages::for_bytes(bytes);
     let shape = record.shape();
     if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
@@ -70,7 +70,7 @@ fn resize_building<M: Machine>(
         core::cmp::Ordering::Less => shrink(context, record, &shape, new)?,
     };
     record.set_shape(&new);
-    Ok(())
+    Ok(new)
 }
 
 fn grow<M: Machine>(

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! What the records say may be a lie: a marker goes only into the area's own slot, and only while
-//! this process has no view there; and when a granule gets markers for another chunk than before
+//! this process has no view there; and when a granule gets markers for another chunk or class than before
 //! (its *epoch*), all that was remembered of it is looked at again. So a marker ends nobody who
 //! touches what is its own.
 
@@ -40,8 +40,8 @@ pub(crate) struct Guards {
     placed: AnonWords,
     // A bit a granule: a marker was put there once.
     marked: AnonWords,
-    // A word a granule: for which chunk or solo run, plus 1.
-    heads: AnonWords,
+    // A word a granule: for which chunk or solo run, of which class.
+    tenants: AnonWords,
     epochs: AnonWords,
 }
 
@@ -52,7 +52,7 @@ impl Guards {
             supported: advice::guards_supported(),
             placed: AnonWords::new(granules * SLOTS_MAX)?,
             marked: AnonWords::new(granules.div_ceil(64))?,
-            heads: AnonWords::new(granules)?,
+            tenants: AnonWords::new(granules)?,
             epochs: AnonWords::new(granules.div_ceil(EPOCHS_A_WORD as usize))?,
         })
     }
@@ -96,7 +96,9 @@ impl Guards {
         if view.guard.0 > 0 {
             let guard = PageRange { start: view.pages.end(), len: view.guard };
             let head = u64::from(view.id.0) / SLOTS_MAX as u64;
-            granules(guard).for_each(|granule| self.mark(granule, head));
+            // Which chunk, of which class: the length of its slots tells.
+            let tenant = (head + 1) << 32 | view.slot.len.0;
+            granules(guard).for_each(|granule| self.mark(granule, tenant));
             mapping.guard_install(span(data, guard)).map_err(errno)?;
         }
         Ok(())
@@ -139,9 +141,9 @@ impl Guards {
         word.load(Ordering::Acquire) >> (granule % 64) & 1 == 1
     }
 
-    fn mark(&self, granule: u64, head: u64) {
+    fn mark(&self, granule: u64, tenant: u64) {
         self.marked[(granule / 64) as usize].fetch_or(1 << (granule % 64), Ordering::AcqRel);
-        if self.heads[granule as usize].swap(head + 1, Ordering::AcqRel) != head + 1 {
+        if self.tenants[granule as usize].swap(tenant, Ordering::AcqRel) != tenant {
             let one = 1 << (granule % EPOCHS_A_WORD * 8);
             self.epochs[(granule / EPOCHS_A_WORD) as usize].fetch_add(one, Ordering::AcqRel);
         }

@@ -32,6 +32,9 @@ use vmalloc_core::{
     PageRange, Pages, Pfn, Prot, View, Vpn,
 };
 
+/// How often a recount is tried while others change what it counts.
+const RECOUNTS_MAX: usize = 8;
+
 /// A pool, mapped into this process: all that a member and a mere onlooker have in common.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -245,7 +248,7 @@ impl Machine for Linear<'_> {
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
-        for _ in 0..64 {
+        for _ in 0..RECOUNTS_MAX {
             let due = self.0.header().recount_due();
             let before = self.0.charged().load(Ordering::SeqCst);
             if let Some(Pages(counted)) = held() {

@@ -4,10 +4,12 @@
 //! `child_main`, which obeys its parent line by line. A test that cannot run here says so by
 //! [`support::skip`].
 
+mod each_step_fails;
 mod fragmentation;
 mod limits;
 mod members;
 mod peer;
+mod recovery;
 mod sharing;
 mod support;
 

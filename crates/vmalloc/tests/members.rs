@@ -341,7 +341,7 @@ fn use_everything(pool: &Pool, tokens: &[Token], random: &mut Random) {
     std::hint::black_box(lines);
     for token in tokens.iter().copied().chain(found) {
         if let Ok(frozen) = pool.attach(&token) {
-            std::hint::black_box(frozen.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+            std::hint::black_box(frozen.to_vec());
         }
         if let Ok(shared) = pool.attach_shared(&token) {
             let _ = shared.write_at(0, &vec![5; shared.len()]);
@@ -422,8 +422,7 @@ fn hostile_seed(seed: u64) {
             Err(e) => panic!("{e:?}"),
         }
         bufs.iter_mut().for_each(|buf| buf.fill(6));
-        let read = |frozen: &vmalloc::Frozen| frozen.iter().map(|&b| u64::from(b)).sum::<u64>();
-        std::hint::black_box(attached.iter().map(read).sum::<u64>());
+        attached.iter().for_each(|frozen| drop(std::hint::black_box(frozen.to_vec())));
         use_everything(&pool, &tokens, &mut random);
         drop((bufs, attached));
         stop.store(true, Ordering::Relaxed);
@@ -458,12 +457,12 @@ fn run_hostile(seeds: std::ops::Range<u64>) {
 /// process of its own, which may take half a minute a seed before it counts as hung.
 #[test]
 fn whatever_a_hostile_member_writes_every_verb_returns() {
-    run_hostile(0..300);
+    run_hostile(0..200);
 }
 
 /// Goal and method as above, for as long as one likes.
 #[test]
 #[ignore = "minutes: cargo test -p vmalloc --test linux hostile_member_writes_a_lot -- --ignored"]
 fn whatever_a_hostile_member_writes_a_lot_every_verb_returns() {
-    run_hostile(1000..11_000);
+    run_hostile(1000..3000);
 }

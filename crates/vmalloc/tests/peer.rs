@@ -8,8 +8,8 @@
 //! It is this test program once more, running the test `child_main` alone. A peer that says
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
-use crate::members;
 use crate::support::MIB;
+use crate::{members, recovery};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -140,9 +140,9 @@ impl Peer {
         self.ok(line).parse().unwrap()
     }
 
-    /// Its process number.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
+    /// Hangs up: its input ends.
+    pub fn hang_up(&mut self) {
+        self.input = None;
     }
 
     /// Kills it, by SIGKILL, and waits until it is gone.
@@ -154,7 +154,7 @@ impl Peer {
     /// Hangs up: it drops all it has and leaves. It must end well.
     #[track_caller]
     pub fn dismiss(mut self) {
-        self.input = None;
+        self.hang_up();
         let status = self.wait();
         assert!(status.success(), "the peer ended badly: {status}");
     }
@@ -192,6 +192,8 @@ pub fn play() {
         "storm" => members::storm(&argument),
         "fork" => members::fork(&argument),
         "fork-and-leave" => members::fork_and_leave(&argument),
+        "victim" => recovery::victim(&argument),
+        "survivor" => recovery::survivor(&argument),
         "hostile" => members::hostile(&argument),
         _ => panic!("no such part: {role}"),
     }

@@ -1,6 +1,8 @@
 //! What all tests need: random numbers by seed, places for pools, skips, and a way to wait.
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -108,6 +110,19 @@ pub fn resident(pool: &Pool) -> u64 {
     pool.info().resident_bytes
 }
 
+/// Bytes of real memory behind the window, tables left out: what areas hold.
+pub fn resident_data(pool: &Pool) -> u64 {
+    use rustix::fs::SeekFrom;
+    let file = File::from(pool.as_fd().try_clone_to_owned().unwrap());
+    let end = file.metadata().unwrap().len();
+    let (mut at, mut sum) = (end - pool.info().stats.window.bytes(), 0);
+    while let Ok(data) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+        at = rustix::fs::seek(&file, SeekFrom::Hole(data)).unwrap();
+        sum += at - data;
+    }
+    sum
+}
+
 /// Nothing is out, nothing parked, nothing committed, and the invariants hold.
 #[track_caller]
 pub fn assert_empty(pool: &Pool) {
@@ -117,6 +132,7 @@ pub fn assert_empty(pool: &Pool) {
     let left: Vec<String> = pool.areas().iter().map(ToString::to_string).collect();
     assert_eq!((verified.areas, verified.parked), (0, 0), "{left:#?}");
     assert_eq!(info.committed_bytes, 0, "bytes are still committed");
+    assert_eq!(resident_data(pool), 0, "the system still holds frames");
     assert_eq!(info.stats.holes, info.stats.window, "granules are still taken");
 }
 

@@ -1,0 +1,154 @@
+//! Death at any moment, while the others go on.
+
+use crate::peer::{Peer, command, say};
+use crate::support::{KIB, MIB, Random, Scratch, assert_empty, wait_until};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use vmalloc::{AttachError, Pool, Request, Token};
+
+/// One round of work on a pool: allocate, write, check, publish, attach, free, in random sizes.
+/// What is written is the round's byte, so that a page with two owners shows.
+fn work(pool: &Pool, tokens: &mut Vec<Token>, random: &mut Random) {
+    let bytes = match random.of(0..8) {
+        0..5 => random.of(1..40 * KIB),
+        5..7 => random.of(1..400 * KIB),
+        _ => random.of(1..3 * MIB),
+    };
+    let mut request = Request::bytes(bytes);
+    if random.of(0..8) == 0 {
+        request = request.no_reuse();
+    }
+    let byte = random.of(1..256) as u8;
+    let mut buf = pool.alloc(&request).unwrap_or_else(|e| panic!("{bytes} bytes: {e}"));
+    buf.fill(byte);
+    match random.of(0..4) {
+        0 => {
+            let frozen = buf.freeze().unwrap();
+            let again = pool.attach(&frozen.token()).unwrap();
+            tokens.push(frozen.token());
+            drop(frozen);
+            assert!(again.iter().all(|&b| b == byte), "somebody else wrote a frozen area");
+        }
+        1 => {
+            let shared = buf.share().unwrap();
+            tokens.push(shared.token());
+            shared.write_at(0, &[byte]).unwrap();
+        }
+        _ => {
+            let same = buf.iter().all(|&b| b == byte);
+            assert!(same, "somebody else wrote a buffer of ours");
+        }
+    }
+    while tokens.len() > random.of(0..12) as usize {
+        let token = tokens.swap_remove(random.of(0..tokens.len() as u64) as usize);
+        match pool.attach(&token) {
+            Ok(frozen) => drop(frozen),
+            Err(AttachError::Shared) => drop(pool.attach_shared(&token).unwrap()),
+            Err(e) => panic!("{e}"),
+        }
+        pool.free(&token).unwrap();
+    }
+    if random.of(0..64) == 0 {
+        let _ = pool.purge();
+    }
+}
+
+/// What the process does that is killed: works until it is.
+pub fn victim(argument: &str) {
+    let (path, seed) = argument.split_once(' ').unwrap();
+    let pool = Pool::open(path).unwrap();
+    let mut random = Random(seed.parse().unwrap());
+    let mut tokens = Vec::new();
+    say("working");
+    loop {
+        work(&pool, &mut tokens, &mut random);
+    }
+}
+
+/// What a process does that is to survive: works for as long as its parent listens.
+pub fn survivor(argument: &str) {
+    let (path, seed) = argument.split_once(' ').unwrap();
+    let pool = Pool::open(path).unwrap();
+    let stop = AtomicBool::new(false);
+    let rounds = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (pool, stop, rounds) = (&pool, &stop, &rounds);
+            let mut random = Random(seed.parse::<u64>().unwrap() + thread);
+            scope.spawn(move || {
+                let mut tokens = Vec::new();
+                // Relaxed: it ends a loop, no more.
+                while !stop.load(Ordering::Relaxed) {
+                    work(pool, &mut tokens, &mut random);
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+                tokens.iter().for_each(|token| pool.free(token).unwrap());
+            });
+        }
+        say("working");
+        for _ in std::io::stdin().lines() {
+            say(&rounds.load(Ordering::Relaxed).to_string());
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    say("done");
+}
+
+fn spawn(role: &str, path: &Scratch, seed: u64) -> Peer {
+    let mut command = command(role);
+    command.env("VMALLOC_TEST_ARGUMENT", format!("{} {seed}", path.0.display()));
+    let mut peer = Peer::spawn(command);
+    assert_eq!(peer.reply().as_deref(), Some("working"));
+    peer
+}
+
+/// Goal: a process killed at any moment harms nobody and leaves nothing, while others work on the
+/// same pool all the time.
+/// Method: 100 kills, each 0 to 5 ms after the victim began; two processes of two threads each go
+/// on, and must get on between any two kills; at the end the pool is whole, and empty once what
+/// the dead had published is freed.
+#[test]
+fn a_hundred_kills_leave_the_pool_whole_while_others_go_on() {
+    let path = Scratch::new("kills");
+    let pool = Pool::create_at(&path.0, 64 * MIB).unwrap();
+    let mut survivors = [spawn("survivor", &path, 1000), spawn("survivor", &path, 2000)];
+    let mut random = Random(1);
+    let (mut recovered, mut rounds) = (0, [0, 0]);
+    let mut slowest = Duration::ZERO;
+    for kill in 0..100 {
+        let mut victim = spawn("victim", &path, kill);
+        std::thread::sleep(Duration::from_micros(random.of(0..5000)));
+        victim.kill();
+        let start = Instant::now();
+        if kill % 2 == 0 {
+            recovered += pool.recover().areas;
+        }
+        slowest = slowest.max(start.elapsed());
+        if kill % 10 == 9 {
+            for (survivor, before) in survivors.iter_mut().zip(&mut rounds) {
+                let now: u64 = survivor.ask("how many?").parse().unwrap();
+                assert!(now > *before, "a survivor got nothing done");
+                *before = now;
+            }
+        }
+    }
+    for mut survivor in survivors {
+        survivor.hang_up();
+        assert_eq!(survivor.reply().as_deref(), Some("done"));
+        assert!(survivor.wait().success());
+    }
+    wait_until("recovery of the last", || {
+        pool.recover();
+        pool.members().len() == 1
+    });
+    let verified = pool.verify().unwrap();
+    for token in pool.areas().iter().filter_map(|area| pool.token_of(area)) {
+        pool.free(&token).unwrap();
+    }
+    println!(
+        "100 kills, {recovered} areas recovered here, {slowest:?} at most; {rounds:?} rounds of \
+         survivors; {} published areas of the dead",
+        verified.areas
+    );
+    assert_empty(&pool);
+}
