@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{finish, good, json, refused, text, until, vmalloc};
+use common::{finish, good, json, refused, stop, text, until, vmalloc};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -135,12 +135,13 @@ fn a_demo_that_nobody_reads_ends_quietly_and_leaves_no_process() {
 fn a_demo_that_is_killed_leaves_no_process() {
     let mark = format!("VMALLOC_TEST_MARK=killed-{}", std::process::id());
     let (name, value) = mark.split_once('=').unwrap();
-    let mut command = common::command(&["--pool", "32M", "--members", "6"]);
+    let mut command = common::command(&["--pool", "64M", "--members", "6"]);
     let mut child = command.env(name, value).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // The members are there when one of them has written its part.
     let step = |line: &String| line.contains("Each writes its part");
     assert!(lines.map_while(Result::ok).any(|line| step(&line)), "it never came so far");
+    stop(child.id());
     assert!(marked(&mark).len() > 1);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -2,8 +2,9 @@
 
 mod common;
 
-use common::{Place, VMALLOC, command, good, json, noise, refused, skip, text, until, vmalloc};
+use common::{Place, VMALLOC, command, good, json, noise, refused, skip, stop, text, vmalloc};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use vmalloc::Pool;
 
@@ -87,17 +88,20 @@ fn list_shows_a_memfd_and_a_pool_in_dev_shm_whether_open_or_not() {
 }
 
 /// Goal: the memfd of a running demo is found by its name.
-/// Method: a demo that stands, since nobody reads its story.
+/// Method: a demo that is stopped once it has its pool.
 #[test]
 fn list_shows_the_pool_of_a_running_demo() {
     let mut demo = command(&["--pool", "64M"]).stderr(Stdio::null()).spawn().unwrap();
     let pid = demo.id();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("A pool")), "it never came so far");
+    stop(pid);
     let is_it = |row: &Value| {
         row["name"].as_str().unwrap().contains("demo")
             && row["pids"].as_array().unwrap().contains(&pid.into())
     };
-    let rows = || json(vmalloc(&["list", "--json"])).as_array().unwrap().clone();
-    let row = until("the demo is listed", || rows().into_iter().find(is_it), || ());
+    let rows = json(vmalloc(&["list", "--json"]));
+    let row = rows.as_array().unwrap().iter().find(|row| is_it(row)).expect("the demo's pool");
     assert_eq!(row["capacity_bytes"], 64 << 20);
     demo.kill().unwrap();
     demo.wait().unwrap();

@@ -153,6 +153,12 @@ impl Drop for Place {
     }
 }
 
+/// Stops a process where it is, by SIGSTOP.
+pub fn stop(pid: u32) {
+    let stopped = Command::new("sh").args(["-c", &format!("kill -STOP {pid}")]).status();
+    assert!(stopped.unwrap().success());
+}
+
 /// Bytes that no shift, swap or lost piece leaves as they are.
 pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
