@@ -34,6 +34,9 @@ pub mod backing;
 pub mod frames;
 pub mod paged;
 
+// Windows beside the engine's, for machines with page tables.
+pub mod kmap;
+
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
