@@ -34,6 +34,10 @@ pub mod backing;
 pub mod frames;
 pub mod paged;
 
+// Windows beside the engine's, for machines with page tables.
+pub mod kmap;
+pub mod map_ram;
+
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;

@@ -82,7 +82,7 @@ pub use conformance::{RULES, Rule};
 pub use cpu::Cpu;
 pub use faults::{FaultPlan, FaultyFrames, Step};
 pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
-pub use machine::{Config, Counters, Hardware, InterruptsOff, StaleHit};
+pub use machine::{Config, Counters, Hardware, InterruptsOff, RunsOn, StaleHit};
 pub use mmu::{Access, Fault, Translation};
 pub use model::{Divergence, Tally, replay, run};
 pub use ops::Op;
