@@ -34,6 +34,9 @@ pub mod backing;
 pub mod frames;
 pub mod paged;
 
+// Small objects, on frames alone.
+pub mod slab;
+
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
@@ -51,6 +54,7 @@ mod verify;
 
 // The top.
 pub mod engine;
+pub mod kmalloc;
 
 pub use engine::{Config, Engine, Freed};
 pub use error::{AllocError, AttachError, EngineError, FreeError, PurgeError, ShareError};
