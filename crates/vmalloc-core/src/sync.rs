@@ -1,6 +1,6 @@
 //! The atomics that the whole engine uses, in one place so that they can be replaced.
 //!
-//! This crate's own unit tests replace them by [`stepped`], which calls a hook before each write:
+//! This crate's own unit tests replace them by `stepped`, which calls a hook before each write:
 //! so a test can stop the world, or take a photo of it, at any step of a walk.
 
 pub use core::sync::atomic::{Ordering, fence};
