@@ -4,13 +4,16 @@
 //! `child_main`, which obeys its parent line by line. A test that cannot run here says so by
 //! [`support::skip`].
 
+mod conformance;
 mod each_step_fails;
 mod fragmentation;
 mod limits;
 mod members;
+mod model;
 mod peer;
 mod recovery;
 mod sharing;
+mod subject;
 mod support;
 
 /// Goal: none of its own. Method: the entry of every child process.
