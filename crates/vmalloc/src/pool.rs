@@ -197,6 +197,20 @@ impl Pool {
         if self.member.is_forked() { Ok(Purged::default()) } else { self.member.engine().purge() }
     }
 
+    /// Gives the frames of up to 64 parked areas back, the largest first, for one flush: a purge
+    /// whose stall is bounded.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError`]; what was not purged is still parked.
+    pub fn purge_step(&self) -> Result<Purged, PurgeError> {
+        if self.member.is_forked() {
+            Ok(Purged::default())
+        } else {
+            self.member.engine().purge_step()
+        }
+    }
+
     /// Recovers what members that died held. Joining does it, and an allocation that finds no
     /// room; call it to see what it finds.
     pub fn recover(&self) -> Recovered {

@@ -60,7 +60,9 @@ fn each_call_of_a_fresh_vmalloc_fails_and_leaves_nothing() {
     for bytes in [1, 5000, 100_000, MIB, 3 * MIB + 5] {
         each_call_fails(
             &format!("vmalloc of {bytes}"),
-            |pool| drop(pool.purge()),
+            |pool| {
+                let _ = pool.purge();
+            },
             |pool, ()| pool.alloc(&Request::bytes(bytes)).is_ok(),
         );
     }
