@@ -3,9 +3,11 @@
 
 mod common;
 
-use common::{Place, command, finish, good, noise, refused, text, until, vmalloc, vmalloc_fed};
+use common::{
+    Place, command, finish, good, noise, refused, stop, text, until, vmalloc, vmalloc_fed,
+};
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use vmalloc::Pool;
 
 /// Goal: hundreds of MiB come back identical, from another process, to a pipe and to a file.
@@ -296,4 +298,43 @@ fn members_killed_between_put_and_get_leave_nothing_wrong() {
     assert_eq!((&stats["areas"], &stats["parked_areas"]), (&0.into(), &0.into()), "{stats}");
     let pool = Pool::open(place.path()).unwrap();
     assert_eq!(pool.verify().unwrap().pages.0, 0);
+}
+
+/// Goal: a pool in which a dead member left an area counts as empty, once its area is recovered.
+/// Method: stop a put in the middle of its reading, and kill it there.
+#[test]
+fn what_a_killed_put_left_does_not_keep_a_pool_from_being_removed() {
+    let place = Place::with_pool("half", "256M");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), noise(128 << 20, 8)).unwrap();
+    let put = || {
+        let mut put = command(&["put", place.str(), file.path().to_str().unwrap()]);
+        let mut child = put.stdin(Stdio::null()).spawn().unwrap();
+        let is_over = until("the put has an area", || over(&mut child, &place), || ());
+        stop(child.id());
+        let kind = place.info()["areas"][0]["kind"].as_str().unwrap_or("none").to_owned();
+        let is_half = !is_over && ["building", "live"].contains(&kind.as_str());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        is_half
+    };
+    // A put that was over before it could be stopped left a frozen area: free that, try again.
+    let mut tries = 0;
+    while !put() {
+        tries += 1;
+        assert!(tries < 50, "the put was never caught in the middle");
+        if let Some(token) = place.info()["areas"][0]["token"].as_str() {
+            good(vmalloc(&["rm", place.str(), token]));
+        }
+    }
+    assert_eq!(place.info()["stats"]["areas"], 1);
+    good(vmalloc(&["rm", place.str()]));
+    assert!(!place.path().exists());
+}
+
+/// Whether a put is over, once it has an area or is.
+fn over(child: &mut Child, place: &Place) -> Option<bool> {
+    let is_over = child.try_wait().unwrap().is_some();
+    (is_over || place.info()["areas"].as_array().is_some_and(|areas| !areas.is_empty()))
+        .then_some(is_over)
 }
