@@ -38,6 +38,9 @@ pub mod paged;
 pub mod kmap;
 pub mod map_ram;
 
+// Small objects, on frames alone.
+pub mod slab;
+
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
@@ -57,6 +60,7 @@ mod vread;
 
 // The top.
 pub mod engine;
+pub mod kmalloc;
 
 pub use engine::{Config, Engine, Freed};
 pub use error::{
