@@ -95,6 +95,32 @@ pub(crate) mod stepped {
             self.0.compare_exchange(current, new, success, failure)
         }
 
+        pub fn compare_exchange_weak(
+            &self,
+            current: u64,
+            new: u64,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u64, u64> {
+            step();
+            self.0.compare_exchange_weak(current, new, success, failure)
+        }
+
+        pub fn fetch_xor(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_xor(value, order)
+        }
+
+        pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_max(value, order)
+        }
+
+        pub fn fetch_min(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_min(value, order)
+        }
+
         pub fn fetch_update(
             &self,
             success: Ordering,
