@@ -180,7 +180,7 @@ mod tests {
             let class = Class::from_index(i).unwrap();
             for align in (0..=GRANULE_SHIFT).map(|s| 1_u64 << s) {
                 let want = (0..class.slots() as u64)
-                    .filter(|s| s * class.stride().0 % align == 0)
+                    .filter(|s| (s * class.stride().0).is_multiple_of(align))
                     .fold(0, |bits, s| bits | 1 << s);
                 assert_eq!(class.aligned_slots(Pages(align)), want, "{class:?} align {align}");
             }

@@ -188,8 +188,8 @@ fn threads_never_own_the_same_granule() {
                     }
                     let (len, align) = (1 + dice.roll(30), 1 << dice.roll(3));
                     if let Ok(at) = granules.take(0, len, align) {
-                        for g in at..at + len {
-                            let was = flags[g].swap(me as u64, Ordering::SeqCst);
+                        for (g, flag) in (at..).zip(&flags[at..at + len]) {
+                            let was = flag.swap(me as u64, Ordering::SeqCst);
                             assert_eq!(was, 0, "granule {g} is {was}'s and {me}'s");
                         }
                         held.push(at..at + len);
