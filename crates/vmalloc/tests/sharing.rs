@@ -123,15 +123,17 @@ fn a_pool_is_opened_by_an_inherited_descriptor() {
     let pool = Pool::create(16 * MIB).unwrap();
     let fd = std::os::fd::AsFd::as_fd(&pool).as_raw_fd();
     let mut command = command("member");
-    // SAFETY:
-    // 1. Between fork and exec the closure calls `dup2` alone, which is async-signal-safe.
-    // 2. Number 9 of the child may be overwritten: the child has not begun to use any.
-    unsafe {
-        command.pre_exec(move || match libc::dup2(fd, 9) {
+    let inherit = move || {
+        // SAFETY:
+        // 1. Number 9 of the child may be replaced: it has not begun to use any.
+        match unsafe { libc::dup2(fd, 9) } {
             9 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
-        })
+        }
     };
+    // SAFETY:
+    // 1. Between fork and exec `inherit` calls `dup2` alone, which is async-signal-safe.
+    unsafe { command.pre_exec(inherit) };
     let mut peer = Peer::spawn(command);
     peer.ok("inherited 9");
     works_in(&pool, peer);
