@@ -53,7 +53,8 @@ pub struct MemberInfo {
 /// A pool that somebody on this machine has open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FoundPool {
-    /// Its name: `vmalloc:…` for one without a path.
+    /// Its path, or the name it was given if it has none. Somebody else chose it: escape it before
+    /// you print it.
     pub name: String,
     /// A path that opens it: `/proc/PID/fd/N`.
     pub path: PathBuf,
