@@ -77,12 +77,13 @@ fn in_use(kernel: &SimKernel<'_>) -> Vec<Area> {
     areas.filter(|area| !matches!(area.kind, Kind::Parked)).collect()
 }
 
-/// Runs `verb` with each of its steps failing in turn; returns how many steps there were.
-fn fail_each_step(verb: Verb) -> u64 {
-    SETTINGS.into_iter().map(|setting| fail_each_step_in(setting, verb)).sum()
+/// Runs `verb`, which works in window `window`, with each of its steps failing in turn; returns
+/// how many steps there were.
+fn fail_each_step(window: usize, verb: Verb) -> u64 {
+    SETTINGS.into_iter().map(|setting| fail_each_step_in(setting, window, verb)).sum()
 }
 
-fn fail_each_step_in(setting: Setting, verb: Verb) -> u64 {
+fn fail_each_step_in(setting: Setting, window: usize, verb: Verb) -> u64 {
     let counts = SimKernel::run(CONFIG, |kernel| {
         let prepared = prepare(kernel, setting);
         let plan = kernel.hardware().faults();
@@ -92,13 +93,13 @@ fn fail_each_step_in(setting: Setting, verb: Verb) -> u64 {
     });
     for (step, count) in counts {
         for n in 1..=count {
-            fail_one(setting, verb, step, n);
+            fail_one(setting, window, verb, step, n);
         }
     }
     counts.iter().map(|(_, count)| count).sum()
 }
 
-fn fail_one(setting: Setting, verb: Verb, step: Step, n: u64) {
+fn fail_one(setting: Setting, window: usize, verb: Verb, step: Step, n: u64) {
     let name = format!("{setting:?}, {step:?} number {n}");
     SimKernel::run(CONFIG, |kernel| {
         let at_start = kernel.frames_in_use();
@@ -118,8 +119,11 @@ fn fail_one(setting: Setting, verb: Verb, step: Step, n: u64) {
                 let parks = setting == Setting::MayNotWait;
                 assert!(parks || kernel.frames_in_use() <= used, "{name}: holds more frames");
             }
-            Ok(_) => assert_eq!(setting, Setting::SomethingParked, "{name}: no way to succeed"),
+            Ok(_) => {}
         }
+        // One step failed once: with something to purge in its own window, the verb tries again.
+        let tries_again = setting == Setting::SomethingParked && window == 0;
+        assert_eq!(made.is_ok(), tries_again, "{name}: {made:?}");
         if made.is_err() {
             verb(kernel, &prepared).unwrap_or_else(|e| panic!("{name}, then: {e}"));
         }
@@ -151,14 +155,14 @@ fn told<T: Copy>(result: Result<T, impl ToString>) -> Result<Option<T>, String> 
 #[test]
 fn every_step_of_vmalloc_fails_cleanly() {
     let steps =
-        fail_each_step(|kernel, _| told(kernel.engine(0).vmalloc(&Request::bytes(40 * 4096))));
+        fail_each_step(0, |kernel, _| told(kernel.engine(0).vmalloc(&Request::bytes(40 * 4096))));
     assert!(steps >= 3 * 40, "frames, a record, a table, and a map call for each extent: {steps}");
 }
 
 #[test]
 fn every_step_of_a_solo_vmalloc_fails_cleanly() {
     // More granules than a chunk's: mapped by several tables.
-    fail_each_step(|kernel, _| {
+    fail_each_step(0, |kernel, _| {
         let request = Request::bytes(20 * 4096).align_bytes(2 << 20);
         told(kernel.engine(0).vmalloc(&request))
     });
@@ -167,13 +171,13 @@ fn every_step_of_a_solo_vmalloc_fails_cleanly() {
 #[test]
 fn every_step_of_vzalloc_fails_cleanly() {
     let steps =
-        fail_each_step(|kernel, _| told(kernel.engine(0).vzalloc(&Request::bytes(33 * 4096))));
+        fail_each_step(0, |kernel, _| told(kernel.engine(0).vzalloc(&Request::bytes(33 * 4096))));
     assert!(steps >= 3 * 33);
 }
 
 #[test]
 fn every_step_of_vmap_fails_cleanly() {
-    let steps = fail_each_step(|kernel, prepared| {
+    let steps = fail_each_step(0, |kernel, prepared| {
         let runs: Vec<Extent> = prepared.frames[..30].iter().rev().map(|&p| single(p)).collect();
         told(kernel.engine(0).vmap(&runs, Prot::ReadWrite))
     });
@@ -182,7 +186,7 @@ fn every_step_of_vmap_fails_cleanly() {
 
 #[test]
 fn every_step_of_attach_fails_cleanly() {
-    let steps = fail_each_step(|kernel, prepared| {
+    let steps = fail_each_step(1, |kernel, prepared| {
         told(kernel.engine(1).attach(&prepared.token, Prot::Read))
     });
     assert!(steps >= 3 * 7);
@@ -205,7 +209,7 @@ fn share_free_and_purge_ask_the_machine_for_nothing() {
         kernel.engine(0).purge().map(|_| None).map_err(|e| e.to_string())
     };
     for verb in [share, free, purge] {
-        assert_eq!(fail_each_step(verb), 0);
+        assert_eq!(fail_each_step(0, verb), 0);
     }
 }
 

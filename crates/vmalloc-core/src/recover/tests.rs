@@ -4,6 +4,8 @@
 
 extern crate std;
 
+use crate::index::Index;
+use crate::layout::ZONES;
 use crate::sync::{AtomicU64, Ordering, stepped};
 use crate::{
     Area, BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Kind, Machine,
@@ -216,6 +218,12 @@ fn recover_from(photo: &Photo, prepared: &Prepared) {
     assert_eq!(survivor.find(prepared.apart.addr()), Some(prepared.apart), "{when}");
     let held: u64 = survivor.areas().map(|area| area.pages.len.0).sum();
     assert_eq!(pool.backed.borrow().len() as u64, held, "{when}: backed");
+
+    // Not left to the scan: its lock is free.
+    let tables = Tables::new(&pool.words, GEOMETRY).unwrap();
+    for zone in 0..ZONES {
+        assert!(Index::new(tables, zone).lock(owner(WITNESS)).is_some(), "{when}: index locked");
+    }
 
     pool.engine(WITNESS).recover(owner(DEAD));
     survivor.verify().unwrap_or_else(|e| panic!("{when}, recovered twice: {e}"));

@@ -2,16 +2,21 @@
 //! that may die. It takes a *photo* of all words before and after each of its own steps, so that
 //! a test can go on from any of them, as whoever comes after a kill does.
 //!
-//! It is strict where a real one is silent: backing a page that is backed already, showing one
-//! that is not, or flushing while somebody counts on it, panics.
+//! It is strict where a real one is silent: backing a page that is backed already, or showing one
+//! that is not, panics. Fresh pages are zero, and each keeps its bytes until it is flushed.
+
+// Each test file uses its part of this.
+#![allow(dead_code)]
+
+pub mod subject;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{
     BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Machine, MapError,
-    NoMetadata, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+    NoMetadata, Owner, PAGE_SIZE, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
 };
 
 /// The window: 64 granules, 32 MiB.
@@ -36,8 +41,8 @@ pub enum Call {
 /// What the machine itself knows.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Ground {
-    /// Pages that have memory behind them.
-    pub backed: BTreeSet<u64>,
+    /// Pages that have memory behind them, and their bytes.
+    pub backed: BTreeMap<u64, Vec<u8>>,
     /// Pages charged to the budget.
     pub charged: u64,
 }
@@ -52,6 +57,9 @@ pub struct Photo {
 
 /// A pool: words and ground, with a camera and a saboteur.
 pub struct Pool {
+    geometry: Geometry,
+    capacity: Pages,
+    lazy_pages_max: Pages,
     words: Vec<AtomicU64>,
     ground: RefCell<Ground>,
     camera: RefCell<Option<Vec<Photo>>>,
@@ -70,31 +78,35 @@ pub fn owner(n: usize) -> Owner {
 
 impl Pool {
     pub fn new() -> Pool {
-        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-        Pool::with(words, Ground::default())
+        Pool::sized(GEOMETRY, CAPACITY, Pages(1 << 20))
     }
 
-    /// The pool as it was when the photo was taken.
-    pub fn from_photo(photo: &Photo) -> Pool {
-        let words = photo.words.iter().map(|&word| AtomicU64::new(word)).collect();
-        Pool::with(words, photo.ground.clone())
-    }
-
-    fn with(words: Vec<AtomicU64>, ground: Ground) -> Pool {
+    pub fn sized(geometry: Geometry, capacity: Pages, lazy_pages_max: Pages) -> Pool {
         Pool {
-            words,
-            ground: RefCell::new(ground),
+            geometry,
+            capacity,
+            lazy_pages_max,
+            words: (0..geometry.words()).map(|_| AtomicU64::new(0)).collect(),
+            ground: RefCell::default(),
             camera: RefCell::new(None),
             calls: RefCell::default(),
             fails: RefCell::new(None),
         }
     }
 
+    /// The pool as it was when the photo was taken.
+    pub fn from_photo(photo: &Photo) -> Pool {
+        let pool = Pool::new();
+        pool.words.iter().zip(&photo.words).for_each(|(w, v)| w.store(*v, Ordering::SeqCst));
+        *pool.ground.borrow_mut() = photo.ground.clone();
+        pool
+    }
+
     /// The engine of member `n`, from 1 on.
     pub fn engine(&self, n: usize) -> PoolEngine<'_> {
-        let tables = Tables::new(&self.words, GEOMETRY).expect("words as many as asked for");
-        let config =
-            Config { window_start: Vpn(0x1_0000), owner: owner(n), lazy_pages_max: Pages(1 << 20) };
+        let tables = Tables::new(&self.words, self.geometry).expect("words as many as asked for");
+        let (window_start, lazy_pages_max) = (Vpn(0x1_0000), self.lazy_pages_max);
+        let config = Config { window_start, owner: owner(n), lazy_pages_max };
         Engine::new(tables, InPlace(self), config).expect("a window of whole granules")
     }
 
@@ -146,11 +158,11 @@ impl Machine for InPlace<'_> {
     const ALIGN_MAX: Pages = Pages(512);
 
     fn capacity(&self) -> Pages {
-        CAPACITY
+        self.0.capacity
     }
 
     fn free(&self) -> Pages {
-        Pages(CAPACITY.0 - self.0.ground.borrow().charged)
+        Pages(self.0.capacity.0 - self.0.ground.borrow().charged)
     }
 
     fn may_wait(&self) -> bool {
@@ -167,13 +179,14 @@ impl Machine for InPlace<'_> {
     fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
         let fails = self.0.call(Call::Back);
         let mut ground = self.0.ground.borrow_mut();
-        let free = Pages(CAPACITY.0 - ground.charged);
+        let free = Pages(self.0.capacity.0 - ground.charged);
         if fails || pages.len > free {
             return Err(BackError::NoFrames { wanted: pages.len, free });
         }
         ground.charged += pages.len.0;
         for page in pages.start.0..pages.end().0 {
-            assert!(ground.backed.insert(page), "page {page:#x} had an owner before its flush");
+            let before = ground.backed.insert(page, vec![0; PAGE_SIZE]);
+            assert_eq!(before, None, "page {page:#x} had an owner before its flush");
         }
         drop(ground);
         self.0.click("after Back");
@@ -198,7 +211,7 @@ impl Machine for InPlace<'_> {
         }
         let ground = self.0.ground.borrow();
         for page in view.pages.start.0..view.pages.end().0 {
-            assert!(ground.backed.contains(&page), "page {page:#x} is shown and not backed");
+            assert!(ground.backed.contains_key(&page), "page {page:#x} is shown and not backed");
         }
         Ok(())
     }
@@ -212,8 +225,8 @@ impl Machine for InPlace<'_> {
         self.map(&View { pages: more, ..*view })
     }
 
-    fn zero_more(&self, _view: &View, _more: PageRange) {
-        self.0.call(Call::Zero);
+    fn zero_more(&self, view: &View, more: PageRange) {
+        self.zero(&View { pages: more, ..*view });
     }
 
     fn truncate(&self, view: &View, pages: Pages) -> Backing {
@@ -221,7 +234,7 @@ impl Machine for InPlace<'_> {
         let mut ground = self.0.ground.borrow_mut();
         let kept = PageRange { start: view.pages.start, len: pages };
         let slot = view.slot;
-        ground.backed.retain(|&page| !slot.contains(Vpn(page)) || kept.contains(Vpn(page)));
+        ground.backed.retain(|&page, _| !slot.contains(Vpn(page)) || kept.contains(Vpn(page)));
         ground.charged -= view.backing.0 - pages.0;
         Backing(pages.0)
     }
@@ -234,8 +247,12 @@ impl Machine for InPlace<'_> {
         self.0.call(Call::Publish);
     }
 
-    fn zero(&self, _view: &View) {
+    fn zero(&self, view: &View) {
         self.0.call(Call::Zero);
+        let mut ground = self.0.ground.borrow_mut();
+        for page in view.pages.start.0..view.pages.end().0 {
+            ground.backed.get_mut(&page).expect("a page that is shown").fill(0);
+        }
     }
 
     fn unmap(&self, _pages: PageRange) {
@@ -248,7 +265,7 @@ impl Machine for InPlace<'_> {
         }
         for range in ranges {
             let mut ground = self.0.ground.borrow_mut();
-            ground.backed.retain(|&page| !range.contains(Vpn(page)));
+            ground.backed.retain(|&page, _| !range.contains(Vpn(page)));
         }
         self.0.click("after Flush");
         Ok(())
@@ -264,7 +281,7 @@ impl Machine for InPlace<'_> {
     }
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
-        let is_backed = self.0.ground.borrow().backed.contains(&page.0);
+        let is_backed = self.0.ground.borrow().backed.contains_key(&page.0);
         is_backed.then_some((Pfn(page.0), Prot::ReadWrite))
     }
 
