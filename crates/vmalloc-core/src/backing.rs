@@ -40,6 +40,7 @@ const OWNED: u64 = 1;
 const ADOPTED: u64 = 2;
 /// An extent as one word: 40 bits of frame number, 24 of length.
 const LEN_MAX: u64 = (1 << 24) - 1;
+const PFN_MAX: u64 = 1 << 40;
 
 /// The backings that engines over the same frames share. A view of the caller's words.
 #[derive(Clone, Copy)]
@@ -113,6 +114,10 @@ impl<'a> Backings<'a> {
         frames: &F,
         ram: &R,
     ) -> Result<(), BackError> {
+        // They would lose their upper bits in a record, and show others' frames.
+        if run.start.0.checked_add(run.len.0).is_none_or(|end| end > PFN_MAX) {
+            return Err(BackError::NoSuchFrames { run });
+        }
         let mut run = run;
         while run.len.0 > 0 {
             let part = Extent { start: run.start, len: Pages(run.len.0.min(LEN_MAX)) };

@@ -16,6 +16,7 @@
 //! Linux keeps this rule in comments, and returns frames before the flush.
 
 use crate::machine::{FlushError, Machine};
+use crate::platform::{Mapper, Tlb};
 use crate::units::{PageRange, Pages};
 
 /// The most ranges one flush covers, and so the most areas that a purge step takes.
@@ -28,9 +29,17 @@ pub struct PendingFlush {
     ranges: Ranges,
 }
 
-/// Pages that no CPU can reach. Only [`PendingFlush::flush`] makes one.
+/// Pages that no CPU can reach. Only [`PendingFlush::flush`] and [`PendingFlush::shoot_down`] make
+/// one.
 #[derive(Clone, Debug)]
 pub struct Flushed {
+    ranges: Ranges,
+}
+
+/// Pages that one CPU cannot reach any more: enough for pages that no other CPU has used. Only
+/// [`PendingFlush::flush_local`] makes one.
+#[derive(Debug)]
+pub(crate) struct FlushedLocal {
     ranges: Ranges,
 }
 
@@ -48,7 +57,20 @@ pub(crate) fn unmap(machine: &impl Machine, pages: PageRange) -> PendingFlush {
     pending
 }
 
+/// The same, of page tables that no engine stands on.
+pub(crate) fn unmap_run(mapper: &impl Mapper, pages: PageRange) -> PendingFlush {
+    mapper.unmap_run(pages);
+    PendingFlush::parked(pages)
+}
+
 impl PendingFlush {
+    /// An obligation that was kept in words: they say that `pages` were unmapped, and not flushed.
+    pub(crate) fn parked(pages: PageRange) -> PendingFlush {
+        let mut pending = PendingFlush::empty();
+        pending.ranges.push(pages);
+        pending
+    }
+
     /// What a failed map leaves: the machine has unmapped what it had mapped of `pages`, and CPUs
     /// may have looked meanwhile.
     pub(crate) fn after_failed_map(pages: PageRange) -> PendingFlush {
@@ -82,20 +104,48 @@ impl PendingFlush {
         machine.flush(self.ranges.as_slice())?;
         Ok(Flushed { ranges: self.ranges })
     }
+
+    /// Whether there is nothing to flush.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.len == 0
+    }
+
+    /// [`PendingFlush::flush`] where the TLBs are ours to flush: it cannot fail. May wait.
+    pub(crate) fn shoot_down(self, tlb: &impl Tlb) -> Flushed {
+        tlb.flush_all_cpus(self.ranges.as_slice());
+        Flushed { ranges: self.ranges }
+    }
+
+    /// Flushes the current CPU alone, for pages that no other has used.
+    pub(crate) fn flush_local(self, tlb: &impl Tlb) -> FlushedLocal {
+        self.ranges.as_slice().iter().for_each(|range| tlb.flush_local(*range));
+        FlushedLocal { ranges: self.ranges }
+    }
 }
 
 impl Flushed {
     /// Whether every page of `pages` was flushed.
     #[must_use]
     pub fn covers(&self, pages: PageRange) -> bool {
-        let inside = |r: &PageRange| r.start <= pages.start && pages.end() <= r.end();
-        self.ranges.as_slice().iter().any(inside)
+        self.ranges.cover(pages)
+    }
+}
+
+impl FlushedLocal {
+    /// Whether every page of `pages` was flushed.
+    pub(crate) fn covers(&self, pages: PageRange) -> bool {
+        self.ranges.cover(pages)
     }
 }
 
 impl Ranges {
     fn as_slice(&self) -> &[PageRange] {
         &self.all[..self.len]
+    }
+
+    fn cover(&self, pages: PageRange) -> bool {
+        let inside = |r: &PageRange| r.start <= pages.start && pages.end() <= r.end();
+        self.as_slice().iter().any(inside)
     }
 
     fn push(&mut self, range: PageRange) {

@@ -34,6 +34,13 @@ pub mod backing;
 pub mod frames;
 pub mod paged;
 
+// Windows beside the engine's, for machines with page tables.
+pub mod kmap;
+pub mod map_ram;
+
+// Small objects, on frames alone.
+pub mod slab;
+
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
@@ -53,6 +60,7 @@ mod vread;
 
 // The top.
 pub mod engine;
+pub mod kmalloc;
 
 pub use engine::{Config, Engine, Freed};
 pub use error::{

@@ -200,6 +200,11 @@ pub enum BackError {
         /// How many the machine can spare, its reserve kept.
         spare: Pages,
     },
+    /// Frames whose numbers are no machine's: past 2^40, where 4 PiB end.
+    NoSuchFrames {
+        /// The frames.
+        run: Extent,
+    },
     /// The operating system refused, for another reason than a lack of memory.
     Refused {
         /// Its error number.
@@ -234,6 +239,9 @@ impl fmt::Display for BackError {
             }
             BackError::MachineFull { wanted, spare } => {
                 write!(f, "{wanted} wanted, the machine can spare {spare}")
+            }
+            BackError::NoSuchFrames { run } => {
+                write!(f, "{} from {} on are no machine's", run.len, run.start)
             }
             BackError::Refused { errno } => {
                 write!(f, "the operating system refused (error {errno})")

@@ -119,6 +119,14 @@ pub trait Tlb {
     /// Returns when no CPU holds a translation for any page of `ranges`. May wait for other CPUs.
     fn flush_all_cpus(&self, ranges: &[PageRange]);
 
+    /// Returns when the current CPU holds no translation for any page of `at`; the others may.
+    /// Enough where no other CPU has used these pages. x86_64: `invlpg`.
+    ///
+    /// A machine that brings its own never waits here. The default asks all CPUs, so it may wait.
+    fn flush_local(&self, at: PageRange) {
+        self.flush_all_cpus(&[at]);
+    }
+
     /// Whether this context may wait for other CPUs (not in an interrupt handler, say).
     fn may_wait(&self) -> bool;
 }

@@ -1,6 +1,6 @@
 //! The atomics that the whole engine uses, in one place so that they can be replaced.
 //!
-//! This crate's own unit tests replace them by [`stepped`], which calls a hook before each write:
+//! This crate's own unit tests replace them by `stepped`, which calls a hook before each write:
 //! so a test can stop the world, or take a photo of it, at any step of a walk.
 
 pub use core::sync::atomic::{Ordering, fence};
@@ -93,6 +93,32 @@ pub(crate) mod stepped {
         ) -> Result<u64, u64> {
             step();
             self.0.compare_exchange(current, new, success, failure)
+        }
+
+        pub fn compare_exchange_weak(
+            &self,
+            current: u64,
+            new: u64,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u64, u64> {
+            step();
+            self.0.compare_exchange_weak(current, new, success, failure)
+        }
+
+        pub fn fetch_xor(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_xor(value, order)
+        }
+
+        pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_max(value, order)
+        }
+
+        pub fn fetch_min(&self, value: u64, order: Ordering) -> u64 {
+            step();
+            self.0.fetch_min(value, order)
         }
 
         pub fn fetch_update(

@@ -15,6 +15,10 @@
 //! turn into junk, and the engine's panics are ours: a table frame touched, a page outside every
 //! window mapped, a shootdown where waiting is forbidden.
 //!
+//! On the machine stand a kernel ([`SimKernel`]), and the suite that every machine passes, this
+//! one and others: rules ([`conformance`]), random operations ([`ops`]) and a model that predicts
+//! the answers ([`model`]). A machine comes in by implementing [`Subject`] and [`Host`].
+//!
 //! What it does not do: speculation, paging-structure caches, accessed and dirty bits, user
 //! mode, timing. A run that passes here says nothing about those.
 //!
@@ -82,7 +86,7 @@ pub use conformance::{RULES, Rule};
 pub use cpu::Cpu;
 pub use faults::{FaultPlan, FaultyFrames, Step};
 pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
-pub use machine::{Config, Counters, Hardware, InterruptsOff, StaleHit};
+pub use machine::{Config, Counters, Hardware, InterruptsOff, RunsOn, StaleHit};
 pub use mmu::{Access, Fault, Translation};
 pub use model::{Divergence, Tally, replay, run};
 pub use ops::Op;

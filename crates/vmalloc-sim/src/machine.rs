@@ -91,6 +91,7 @@ pub struct Hardware {
     omits_shootdown: AtomicBool,
     may_wait: AtomicBool,
     interrupts_off: Mutex<HashMap<ThreadId, u64>>,
+    pinned: Mutex<HashMap<ThreadId, usize>>,
 }
 
 /// A CPU's own state.
@@ -106,6 +107,7 @@ pub(crate) struct Meters {
     pub(crate) stale_hits: AtomicU64,
     pub(crate) evictions: AtomicU64,
     pub(crate) flushes: AtomicU64,
+    pub(crate) local_flushes: AtomicU64,
     pub(crate) flushed_ranges: AtomicU64,
     pub(crate) flushed_pages: AtomicU64,
     pub(crate) publishes: AtomicU64,
@@ -126,6 +128,8 @@ pub struct Counters {
     pub tlb_evictions: u64,
     /// Calls of `flush_all_cpus`, the omitted ones included.
     pub flushes: u64,
+    /// Calls of `flush_local` by a thread that runs on one CPU, the omitted ones included.
+    pub local_flushes: u64,
     /// Ranges in those calls.
     pub flushed_ranges: u64,
     /// Pages in those ranges.
@@ -177,6 +181,7 @@ impl Hardware {
             omits_shootdown: AtomicBool::new(false),
             may_wait: AtomicBool::new(true),
             interrupts_off: Mutex::new(HashMap::new()),
+            pinned: Mutex::new(HashMap::new()),
         })
     }
 
@@ -231,6 +236,7 @@ impl Hardware {
             stale_hits: get(&meters.stale_hits),
             tlb_evictions: get(&meters.evictions),
             flushes: get(&meters.flushes),
+            local_flushes: get(&meters.local_flushes),
             flushed_ranges: get(&meters.flushed_ranges),
             flushed_pages: Pages(get(&meters.flushed_pages)),
             publishes: get(&meters.publishes),
@@ -270,7 +276,7 @@ impl Hardware {
         self.tables.reachable()
     }
 
-    /// Makes every later `flush_all_cpus` count but drop nothing: the bug that a simulated machine
+    /// Makes every later flush, of all CPUs or of one, count but drop nothing: the bug that a simulated machine
     /// is there to show.
     pub fn omit_shootdown(&self, omits: bool) {
         self.omits_shootdown.store(omits, Ordering::Release);
@@ -287,6 +293,20 @@ impl Hardware {
     pub fn interrupts_off(&self) -> InterruptsOff<'_> {
         *lock(&self.interrupts_off).entry(thread::current().id()).or_default() += 1;
         InterruptsOff { hardware: self, not_send: PhantomData }
+    }
+
+    /// This thread is what runs on CPU `index` until the guard goes: that CPU is the current one of
+    /// its local flushes. Linux: `migrate_disable`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such CPU, or the thread runs on one already.
+    pub fn run_on(&self, index: usize) -> RunsOn<'_> {
+        assert!(index < self.cores.len(), "no CPU {index}; there are {}", self.cores.len());
+        let (mut pinned, thread) = (lock(&self.pinned), thread::current().id());
+        assert!(!pinned.contains_key(&thread), "the thread runs on a CPU already");
+        pinned.insert(thread, index);
+        RunsOn { hardware: self, not_send: PhantomData }
     }
 
     pub(crate) fn may_wait(&self) -> bool {
@@ -309,6 +329,18 @@ impl Hardware {
             for &range in ranges {
                 tlb.drop_where(Some(range), |page, tag, _| is_doomed(page, tag));
             }
+        }
+    }
+
+    /// The same for one range, from the TLB of the CPU that this thread runs on; from all, if it
+    /// runs on none.
+    pub(crate) fn flush_local(&self, at: PageRange, is_doomed: impl Fn(Vpn, Tag) -> bool) {
+        let Some(cpu) = lock(&self.pinned).get(&thread::current().id()).copied() else {
+            return self.flush(&[at], is_doomed);
+        };
+        self.meters.local_flushes.fetch_add(1, Ordering::AcqRel);
+        if !self.omits_shootdown.load(Ordering::Acquire) {
+            lock(&self.cores[cpu]).tlb.drop_where(Some(at), |page, tag, _| is_doomed(page, tag));
         }
     }
 
@@ -336,6 +368,19 @@ impl Drop for InterruptsOff<'_> {
         if *depth == 0 {
             depths.remove(&thread);
         }
+    }
+}
+
+/// While it lives, the thread that made it runs on one CPU. See [`Hardware::run_on`].
+#[must_use = "the thread runs on no CPU in particular once this is dropped"]
+pub struct RunsOn<'a> {
+    hardware: &'a Hardware,
+    not_send: PhantomData<*const ()>,
+}
+
+impl Drop for RunsOn<'_> {
+    fn drop(&mut self) {
+        lock(&self.hardware.pinned).remove(&thread::current().id());
     }
 }
 

@@ -281,7 +281,8 @@ impl<'s> Run<'s> {
         let bytes: Vec<u8> = (from..from + len).map(|i| pattern(seed, i)).collect();
         let frozen = self.blocks[&shown.block].published == Some(Publish::Frozen);
         let written = self.subject.write(shown.handle, from, &bytes);
-        match (written, frozen && shown.role == Role::Attached) {
+        let is_guest = shown.role == Role::Attached;
+        match (written, frozen && (is_guest || !self.abilities.owner_writes_frozen)) {
             (Err(_), true) => return Ok(Done::Refused),
             (Ok(()), true) => return Err("a frozen area was written".into()),
             (Err(e), false) => return Err(format!("a live area: {e}")),
@@ -341,6 +342,9 @@ impl<'s> Run<'s> {
     fn share(&mut self, at: usize, how: Publish) -> Result<Done, String> {
         let Shown { handle, block, .. } = self.shown[at];
         let published = self.blocks[&block].published.is_some();
+        if published && !self.abilities.refuses_second_share {
+            return Ok(Done::LeftOut);
+        }
         match self.subject.share(handle, how) {
             Ok(token) if !published => {
                 self.tokens.push((token, block, true));
@@ -649,7 +653,7 @@ impl<'s> Run<'s> {
         for shown in self.shown.clone() {
             let len = self.blocks[&shown.block].contents.len() as u64;
             self.compare(shown, 0, len)?;
-            if shown.guard > 0 {
+            if shown.guard > 0 && self.abilities.guards_fault {
                 let guard = VirtAddr(shown.handle.addr.0 + shown.handle.pages.bytes());
                 if self.subject.is_readable(shown.handle.member, guard) {
                     return Err(format!("the guard page at {guard} can be read"));

@@ -138,6 +138,13 @@ impl Tlb for AddressSpace {
         self.inner.hardware.flush(ranges, |page, tag| is_upper(page) || tag == ours);
     }
 
+    /// Exactly the pages of `at`, on the CPU that this thread runs on; see [`Hardware::run_on`].
+    /// Never waits then. On all CPUs, if the thread runs on none.
+    fn flush_local(&self, at: PageRange) {
+        let ours = Tag::Space(self.id());
+        self.inner.hardware.flush_local(at, |page, tag| is_upper(page) || tag == ours);
+    }
+
     fn may_wait(&self) -> bool {
         self.inner.hardware.may_wait()
     }

@@ -65,6 +65,17 @@ pub struct Abilities {
     pub attaches_repeatedly: bool,
     /// All members work on one window: an area that one frees, another may be given.
     pub shares_window: bool,
+    /// Sharing what is published already, or is a guest's, is the engine's to refuse. Where the
+    /// types leave no such call to make: no.
+    pub refuses_second_share: bool,
+    /// The owner may still write what it published [`Publish::Frozen`].
+    pub owner_writes_frozen: bool,
+    /// A guard page faults.
+    pub guards_fault: bool,
+    /// What was freed and purged faults; else it reads as zeros, which nobody may come to see.
+    pub freed_faults: bool,
+    /// `purge_step` is one batch; else it purges everything.
+    pub purges_in_steps: bool,
     /// The largest alignment of addresses.
     pub align_max: Pages,
 }

@@ -87,6 +87,11 @@ impl Subject for SimSubject<'_, '_> {
             injects_faults: true,
             attaches_repeatedly: true,
             shares_window: false,
+            refuses_second_share: true,
+            owner_writes_frozen: true,
+            guards_fault: true,
+            freed_faults: true,
+            purges_in_steps: true,
             align_max: ORDER_MAX.pages(),
         }
     }

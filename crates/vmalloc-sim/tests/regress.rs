@@ -1,7 +1,10 @@
 //! Bugs of the engine that this suite has found, each as the shortest sequence that shows it.
 
 use vmalloc_core::platform::{Frames, Prot};
-use vmalloc_core::{AttachError, Order, Pages, Publish, Publish::Shared, Request, ShareError};
+use vmalloc_core::{
+    AllocError, AttachError, BackError, Extent, Order, Pages, Pfn, Publish, Publish::Shared,
+    Request, ShareError,
+};
 use vmalloc_sim::{KernelConfig, Op::*, Setup, SimHost, SimKernel, TlbSize, Want, replay};
 
 const HOST: SimHost = SimHost { tlb: TlbSize::Unlimited };
@@ -66,7 +69,7 @@ fn regress_no_frame_for_the_records_was_an_error_though_a_purge_would_have_helpe
         // Every other frame is taken, so no two extents merge.
         let all: Vec<_> = (0..64).map(|_| kernel.frames().take(Order(0)).unwrap()).collect();
         for pfn in all.iter().filter(|pfn| pfn.0 % 2 == 0) {
-            kernel.frames().give(vmalloc_core::Extent { start: *pfn, len: Pages(1) });
+            kernel.frames().give(Extent { start: *pfn, len: Pages(1) });
         }
         let engine = kernel.engine(0);
         let parked = engine.vmalloc(&Request::bytes(2 * 4096)).unwrap();
@@ -92,4 +95,20 @@ fn regress_stale_token() {
             Attach { member: 0, nth: 0 },
         ],
     );
+}
+
+/// Goal: frame numbers that no record can hold are refused; they lost their upper bits, and the
+/// area showed other frames. Method: frame 2^40 + 0x100, which became frame 0x100.
+#[test]
+fn regress_vmap_of_a_frame_past_2_to_40_showed_another() {
+    SimKernel::run(KernelConfig::default(), |kernel| {
+        let engine = kernel.engine(0);
+        for start in [Pfn((1 << 40) + 0x100), Pfn(u64::MAX - 1), Pfn(u64::MAX)] {
+            let run = Extent { start, len: Pages(1) };
+            let refused = AllocError::Back(BackError::NoSuchFrames { run });
+            assert_eq!(engine.vmap(&[run], Prot::Read), Err(refused));
+        }
+        assert_eq!(kernel.verify(), Ok(()));
+        assert_eq!(engine.areas().next(), None);
+    });
 }

@@ -3,6 +3,8 @@
 //! Another process is this test program started again ([`peer::Peer`]): it runs the one test
 //! `child_main`, which obeys its parent line by line. A test that cannot run here says so by
 //! [`support::skip`].
+//!
+//! The suite that every machine passes, and the model with it, run on a [`subject_linux`].
 
 mod conformance;
 mod each_step_fails;
@@ -13,7 +15,7 @@ mod model;
 mod peer;
 mod recovery;
 mod sharing;
-mod subject;
+mod subject_linux;
 mod support;
 
 /// Goal: none of its own. Method: the entry of every child process.

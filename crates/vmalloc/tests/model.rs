@@ -1,36 +1,34 @@
-//! Pools against the model: random operations of several members.
+//! Pools against the model: the random operations that the simulated machine is held to, less
+//! those that Linux has no way to ask for.
 
-use crate::subject::PoolHost;
+use crate::subject_linux::{ABILITIES, LinuxSubject};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
-use vmalloc::core::Pages;
-use vmalloc_sim::{Abilities, Host, Op, Setup, Tally, ops, run};
+use vmalloc_core::Pages;
+use vmalloc_sim::{Setup, ops, run};
 
 /// Few frames: everything runs out all the time.
-const SMALL: Setup = Setup { frames: Pages(48), members: 3, ..Setup::DEFAULT };
+const SMALL: Setup = Setup { frames: Pages(48), ..Setup::DEFAULT };
 
-fn abilities() -> Abilities {
-    let mut abilities = None;
-    PoolHost.with(Setup::DEFAULT, &mut |subject| abilities = Some(subject.abilities()));
-    abilities.expect("the host called us")
-}
+/// Huge pages, too, and members enough that the last to leave is often not the owner.
+const LARGE: Setup = Setup { frames: Pages(4096), members: 4, ..Setup::DEFAULT };
 
-/// So many cases, or as many as `PROPTEST_CASES` says.
+/// Nothing is ever parked for long.
+const EAGER: Setup = Setup { lazy_pages_max: Pages(0), members: 3, ..Setup::DEFAULT };
+
 fn config(cases: u32) -> Config {
-    let default = Config::default();
-    let is_set = std::env::var_os("PROPTEST_CASES").is_some();
     Config {
-        cases: if is_set { default.cases } else { cases },
-        max_shrink_iters: 1_000,
+        cases,
+        max_shrink_iters: 2_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
-        ..default
+        ..Config::default()
     }
 }
 
-fn check(setup: Setup, ops: &[Op]) -> Result<Tally, TestCaseError> {
-    let mut result = Ok(Tally::default());
-    PoolHost.with(setup, &mut |subject| result = run(subject, ops));
-    result.map_err(|divergence| TestCaseError::fail(divergence.to_string()))
+fn check(setup: Setup, ops: &[vmalloc_sim::Op]) -> Result<(), TestCaseError> {
+    let mut subject = LinuxSubject::new(setup);
+    let done = run(&mut subject, ops);
+    done.map(drop).map_err(|divergence| TestCaseError::fail(divergence.to_string()))
 }
 
 proptest! {
@@ -38,15 +36,33 @@ proptest! {
 
     #[test]
     fn any_sequence_does_what_the_model_says(
-        ops in ops::sequences(Setup::DEFAULT, abilities(), 80),
+        ops in ops::sequences(Setup::DEFAULT, ABILITIES, 80),
     ) {
         check(Setup::DEFAULT, &ops)?;
     }
 
     #[test]
-    fn any_sequence_in_a_small_pool_of_three_does_what_the_model_says(
-        ops in ops::sequences(SMALL, abilities(), 80),
+    fn any_sequence_in_a_small_pool_does_what_the_model_says(
+        ops in ops::sequences(SMALL, ABILITIES, 80),
     ) {
         check(SMALL, &ops)?;
+    }
+
+    #[test]
+    fn any_sequence_that_parks_nothing_does_what_the_model_says(
+        ops in ops::sequences(EAGER, ABILITIES, 80),
+    ) {
+        check(EAGER, &ops)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(12))]
+
+    #[test]
+    fn any_sequence_with_huge_pages_does_what_the_model_says(
+        ops in ops::sequences(LARGE, ABILITIES, 60),
+    ) {
+        check(LARGE, &ops)?;
     }
 }

@@ -6,7 +6,8 @@
 //!     ─ nothing is lost ─ everything freed, purged, verified: the frames are back
 //! ```
 //!
-//! [`plan`] decides by seed what is allocated and freed, [`linux`] and [`sim`] play it, [`member`]
+//! [`plan`] decides by seed what is allocated and freed, [`linux`] and
+//! [`sim`] play it, [`member`]
 //! is what the other processes run, [`tell`] tells it, [`summary`] is what `--json` prints. Every
 //! sentence that claims something is checked before it is said; a check that fails ends the demo
 //! with exit code 1.
@@ -20,6 +21,7 @@ mod sim;
 mod stale;
 mod summary;
 mod tell;
+mod together;
 
 use crate::args::{DemoArgs, Machine};
 use crate::failure::{Done, Failure};

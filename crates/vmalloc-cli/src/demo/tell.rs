@@ -44,9 +44,9 @@ impl Tell {
         lines.iter().try_for_each(|line| self.put(&format!("{INDENT}{line}")))
     }
 
-    /// A line as it is, cut at the last column.
+    /// A line as it is, from the first column to the last.
     pub fn line(&mut self, text: impl Display) -> Done {
-        self.put(&cut(&format!("{INDENT}{text}"), COLUMNS))
+        self.put(&cut(&text.to_string(), COLUMNS))
     }
 
     /// What an allocator that cannot scatter would have to say to a request for all that is free.
@@ -77,7 +77,7 @@ pub fn areas_lines(tell: &mut Tell, areas: &[Area]) -> Done {
             tell.line(format_args!("… {hidden} more …"))?;
         }
         if i < LINES_SHOWN || i >= LINES_SHOWN + hidden {
-            tell.line(area_line(area, Some(COLUMNS - INDENT.len())))?;
+            tell.line(area_line(area, Some(COLUMNS)))?;
         }
     }
     Ok(())

@@ -1,0 +1,276 @@
+//! A group: 64 pages, and the one cache line that says what each of them is.
+//!
+//! ```text
+//!            used  live  ends  dirty  flushing
+//!   free       0     0     0     0       0
+//!   building   1     0     ·     0       0      whoever set `used` maps it
+//!   live       1     1     ·     0       0      `ends` is set at the last page of each run
+//!   closing    1     0     ·     0       0      whoever cleared `live` unmaps it
+//!   dirty      1     0     0     1       0      unmapped; TLBs may still show it
+//!   flushing   1     0     0     0       1      whoever holds `flushing` shoots it down
+//! ```
+//!
+//! A run lies in one group, so one CAS on one word decides each change: on `used`, who has free
+//! pages; on `live`, who unmaps; on `flushing`, who shoots down. A page that any TLB may show
+//! without its being live is always `used & !live`.
+
+use crate::flush::{Flushed, PendingFlush};
+use crate::sync::{AtomicU64, Ordering};
+use crate::units::{PageRange, Pages, Vpn};
+
+/// The pages of a group: a bit each in each word.
+pub(super) const GROUP_PAGES: u64 = 64;
+/// Words a group: a cache line, five of them used.
+pub(super) const GROUP_WORDS: usize = 8;
+
+/// One group of a window.
+#[derive(Clone, Copy)]
+pub(super) struct Group<'a> {
+    words: &'a [AtomicU64],
+    start: Vpn,
+}
+
+/// What is wrong with a run that was to be closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NotARun {
+    /// The page is not live.
+    Dead,
+    /// It is not the first of its run, which begins `before` pages earlier.
+    Interior { before: u64 },
+    /// The run has another length.
+    Length { pages: u64 },
+}
+
+impl<'a> Group<'a> {
+    /// The group whose words these are, and whose pages begin at `start`.
+    pub(super) fn new(words: &'a [AtomicU64], start: Vpn) -> Group<'a> {
+        Group { words: &words[..GROUP_WORDS], start }
+    }
+
+    fn used(&self) -> &'a AtomicU64 {
+        &self.words[0]
+    }
+
+    fn live(&self) -> &'a AtomicU64 {
+        &self.words[1]
+    }
+
+    fn ends(&self) -> &'a AtomicU64 {
+        &self.words[2]
+    }
+
+    fn dirty(&self) -> &'a AtomicU64 {
+        &self.words[3]
+    }
+
+    fn flushing(&self) -> &'a AtomicU64 {
+        &self.words[4]
+    }
+
+    /// The pages from bit `first` on.
+    pub(super) fn pages(&self, first: u64, len: u64) -> PageRange {
+        PageRange { start: Vpn(self.start.0 + first), len: Pages(len) }
+    }
+
+    /// Takes the lowest run of `len` free pages. O(log len).
+    pub(super) fn take(&self, len: u64) -> Option<u64> {
+        let mut used = self.used().load(Ordering::Acquire);
+        loop {
+            let first = lowest_run(!used, len)?;
+            let taken = used | mask(first, len);
+            // Acquire: pairs with the Release in `settle`; what was flushed is seen as flushed.
+            match self.used().compare_exchange_weak(
+                used,
+                taken,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return Some(first),
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    /// Gives back pages that were taken and never mapped.
+    pub(super) fn give_unmapped(&self, first: u64, len: u64) {
+        if len > 0 {
+            self.used().fetch_and(!mask(first, len), Ordering::AcqRel);
+        }
+    }
+
+    /// The run is mapped: building → live.
+    pub(super) fn open(&self, first: u64, len: u64) {
+        self.ends().fetch_or(1 << (first + len - 1), Ordering::AcqRel);
+        // Release: whoever sees the run live sees where it ends.
+        self.live().fetch_or(mask(first, len), Ordering::AcqRel);
+    }
+
+    /// Claims the run of `len` pages at `first`, to unmap it: live → closing.
+    pub(super) fn close(&self, first: u64, len: u64) -> Result<(), NotARun> {
+        let mut live = self.live().load(Ordering::Acquire);
+        loop {
+            let ends = self.ends().load(Ordering::Acquire);
+            if live >> first & 1 == 0 {
+                return Err(NotARun::Dead);
+            }
+            let before = run_before(live & !ends, first);
+            if before > 0 {
+                return Err(NotARun::Interior { before });
+            }
+            let pages = u64::from((ends >> first).trailing_zeros().min(63)) + 1;
+            if pages != len {
+                return Err(NotARun::Length { pages });
+            }
+            match self.live().compare_exchange_weak(
+                live,
+                live & !mask(first, len),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => break,
+                Err(now) => live = now,
+            }
+        }
+        self.ends().fetch_and(!(1 << (first + len - 1)), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The run is unmapped: closing → dirty. The obligation stays here until [`Group::claim`].
+    pub(super) fn park(&self, first: u64, len: u64, unmapped: PendingFlush) {
+        drop(unmapped);
+        // Release: whoever claims it flushes after the unmapping.
+        self.dirty().fetch_or(mask(first, len), Ordering::AcqRel);
+    }
+
+    /// Claims what is dirty, to shoot it down: dirty → flushing. Whether there was anything.
+    pub(super) fn claim(&self) -> bool {
+        let dirty = self.dirty().load(Ordering::Acquire);
+        let flushing = self.flushing();
+        if dirty == 0
+            || flushing.compare_exchange(0, dirty, Ordering::AcqRel, Ordering::Acquire).is_err()
+        {
+            return false;
+        }
+        // Another may have flushed some of it before the claim was ours: what is still dirty
+        // counts, and stays so, since only who holds `flushing` takes it away.
+        let ours = self.dirty().fetch_and(!dirty, Ordering::AcqRel) & dirty;
+        flushing.store(ours, Ordering::Release);
+        ours != 0
+    }
+
+    /// Flushing → free, by who claimed it: only with proof that no CPU can reach the pages.
+    /// Returns how many.
+    pub(super) fn settle(&self, flushed: &Flushed) -> Pages {
+        let ours = self.flushing().load(Ordering::Acquire);
+        if let Some(hull) = self.hull(ours) {
+            assert!(flushed.covers(hull), "{hull} was not flushed");
+        }
+        // First the claim: if this CPU stops here, it keeps these pages and holds up no others.
+        self.flushing().store(0, Ordering::Release);
+        self.used().fetch_and(!ours, Ordering::AcqRel);
+        Pages(u64::from(ours.count_ones()))
+    }
+
+    /// The smallest range with every page that a TLB may show without its being live.
+    pub(super) fn stale(&self) -> Option<PageRange> {
+        let used = self.used().load(Ordering::Acquire);
+        self.hull(used & !self.live().load(Ordering::Acquire))
+    }
+
+    fn hull(&self, bits: u64) -> Option<PageRange> {
+        let first = u64::from(bits.trailing_zeros());
+        (bits != 0).then(|| self.pages(first, 64 - u64::from(bits.leading_zeros()) - first))
+    }
+
+    /// How many pages are free, live, dirty, and being flushed.
+    pub(super) fn counts(&self) -> [u64; 4] {
+        let count = |word: &AtomicU64| u64::from(word.load(Ordering::Acquire).count_ones());
+        let free = GROUP_PAGES - count(self.used());
+        [free, count(self.live()), count(self.dirty()), count(self.flushing())]
+    }
+
+    /// Whether the words agree, no page is between two states, and exactly the live ones satisfy
+    /// `is_mapped`. Nobody else may be at work.
+    pub(super) fn is_sound(&self, is_mapped: impl Fn(Vpn) -> bool) -> bool {
+        let [used, live, ends, dirty, flushing] =
+            [0, 1, 2, 3, 4].map(|word: usize| self.words[word].load(Ordering::Acquire));
+        let mapped = (0..GROUP_PAGES)
+            .filter(|bit| is_mapped(Vpn(self.start.0 + bit)))
+            .fold(0, |mapped, bit| mapped | 1 << bit);
+        // Each run has an end: a live page that is not one is followed by a live page.
+        let runs_end = (live & !ends) << 1 & !live == 0 && (live & !ends) >> 63 == 0;
+        used == live | dirty
+            && live & dirty == 0
+            && ends & !live == 0
+            && flushing == 0
+            && mapped == live
+            && runs_end
+    }
+}
+
+/// `len` bits from `first` on; `len` is 1 to 64.
+fn mask(first: u64, len: u64) -> u64 {
+    u64::MAX >> (64 - len) << first
+}
+
+/// Where the lowest run of `len` ones begins.
+fn lowest_run(bits: u64, len: u64) -> Option<u64> {
+    // Each round, a bit stands for twice as many ones from it on, up to `len`.
+    let (mut runs, mut have) = (bits, 1);
+    while have < len {
+        let more = have.min(len - have);
+        runs &= runs >> more;
+        have += more;
+    }
+    (runs != 0).then(|| u64::from(runs.trailing_zeros()))
+}
+
+/// How many ones lie right before bit `first`.
+fn run_before(bits: u64, first: u64) -> u64 {
+    if first == 0 { 0 } else { u64::from((bits << (64 - first)).leading_ones()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: the bit tricks are what they say. Method: against a walk bit by bit, for patterns
+    /// with runs of all lengths.
+    #[test]
+    fn the_lowest_run_is_what_a_walk_finds() {
+        let mut x = 1_u64;
+        for _ in 0..300 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            for bits in [x, x | x << 7, x & x >> 3, x | x >> 9 | x << 20, u64::MAX, 0] {
+                for len in 1..=64 {
+                    let is_run = |&first: &u64| bits & mask(first, len) == mask(first, len);
+                    let walked = (0..=64 - len).find(is_run);
+                    assert_eq!(lowest_run(bits, len), walked, "{len} in {bits:#x}");
+                }
+                for first in 0..64 {
+                    let walked = (0..first).rev().take_while(|bit| bits >> bit & 1 == 1).count();
+                    assert_eq!(run_before(bits, first), walked as u64, "before {first}");
+                }
+            }
+        }
+    }
+
+    /// Goal: runs that touch are told apart. Method: three runs side by side, one of them the
+    /// last of the group; each wrong way to close one, then the right one.
+    #[test]
+    fn a_run_closes_only_from_its_first_page_with_its_own_length() {
+        let words = [const { AtomicU64::new(0) }; GROUP_WORDS];
+        let group = Group::new(&words, Vpn(0));
+        for (len, first) in [(3, 0), (60, 3), (1, 63)] {
+            assert_eq!(group.take(len), Some(first));
+            group.open(first, len);
+        }
+        assert_eq!(group.take(1), None);
+        assert_eq!(group.close(4, 59), Err(NotARun::Interior { before: 1 }));
+        assert_eq!(group.close(62, 1), Err(NotARun::Interior { before: 59 }));
+        assert_eq!(group.close(3, 61), Err(NotARun::Length { pages: 60 }));
+        assert_eq!(group.close(3, 60), Ok(()));
+        assert_eq!(group.close(3, 60), Err(NotARun::Dead));
+        assert_eq!((group.close(0, 3), group.close(63, 1)), (Ok(()), Ok(())));
+    }
+}
