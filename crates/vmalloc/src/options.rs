@@ -11,13 +11,13 @@ use crate::linear::{Ground, allocate};
 use crate::member::Member;
 use crate::os::Span;
 use crate::os::file::PoolFile;
-use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::open::{Accept, Owner as FileOwner};
 use crate::pool::Pool;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vmalloc_core::Pages;
 
@@ -175,15 +175,19 @@ impl Options {
         Ok(Pool::new(Member::join(ground, lazy_pages_max)?))
     }
 
-    /// Reads the header through a mapping of its own, then maps the pool as it says.
+    /// Reads the header, then maps the pool as it says. Not through a mapping: a touch of a hole
+    /// would put a frame into a file that may not be a pool at all.
     fn ground(&self, file: PoolFile) -> Result<Ground, OpenError> {
         let os = |e: crate::error::Source| OpenError::Os(e);
-        let file = Arc::new(file);
-        let peek = Mapping::new(Arc::clone(&file), HEADER_BYTES).map_err(|e| os(Box::new(e)))?;
-        let words = peek.words(0, (HEADER_BYTES / 8) as usize).map_err(|e| os(Box::new(e)))?;
-        let shape = Header::new(words).parse(file.bytes()).map_err(OpenError::Header)?;
-        drop(peek);
-        Ground::new(file, shape, self.headroom()).map_err(os)
+        let mut bytes = vec![0; HEADER_BYTES as usize];
+        if !file.read_at(0, &mut bytes) {
+            return Err(os("the header could not be read".into()));
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        let words: Vec<AtomicU64> =
+            words.iter().map(|word| AtomicU64::new(u64::from_ne_bytes(*word))).collect();
+        let shape = Header::new(&words).parse(file.bytes()).map_err(OpenError::Header)?;
+        Ground::new(Arc::new(file), shape, self.headroom()).map_err(os)
     }
 
     fn headroom(&self) -> Headroom {

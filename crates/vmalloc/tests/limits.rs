@@ -428,6 +428,21 @@ fn guards(pool: &Pool) -> bool {
     pool.info().guards
 }
 
+/// Goal: looking for pools takes no memory, not even where a file on tmpfs is none.
+/// Method: a sparse file that this process has open, before and after a listing.
+#[test]
+fn regress_a_listing_puts_no_frames_into_files_that_are_no_pools() {
+    let path = Scratch::new("sparse");
+    let file = std::fs::File::create_new(&path.0).unwrap();
+    file.set_len(64 * MIB).unwrap();
+    let pool = Pool::options().name("listed").create(MIB).unwrap();
+    let found = vmalloc::list();
+    assert!(found.iter().any(|pool| pool.name == "listed"));
+    assert!(vmalloc::Onlooker::open(&path.0).is_err());
+    assert_eq!(std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()), 0);
+    drop(pool);
+}
+
 /// Goal: a pool file that another user owns is not opened unless asked for.
 /// Method: given to another user, as root.
 #[test]
