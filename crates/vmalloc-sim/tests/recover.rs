@@ -13,7 +13,7 @@
 mod in_place;
 
 use in_place::{Photo, Pool, PoolEngine, owner};
-use vmalloc_core::{Area, AttachError, Kind, Pages, Publish, Request, Token};
+use vmalloc_core::{Area, AttachError, Kind, Publish, Request, Token};
 
 const DEAD: usize = 1;
 const SURVIVOR: usize = 2;
