@@ -110,7 +110,7 @@ capacity: addresses, not memory; `du` shows the memory.";
 pub struct CreateArgs {
     /// Where: a path on tmpfs that is free, /dev/shm/NAME say.
     pub path: PathBuf,
-    /// The most that it may hold, 4K to 1T.
+    /// The most that it may hold, 4K to 512G.
     #[arg(long, value_name = "SIZE", value_parser = capacity)]
     pub capacity: Size,
     /// How many processes may be members at a time.

@@ -22,7 +22,7 @@ pub enum SizeError {
 }
 
 const CAPACITY_MIN: u64 = 4 << 10;
-const CAPACITY_MAX: u64 = 1 << 40;
+const CAPACITY_MAX: u64 = 512 << 30;
 
 /// 1024 to the power of 1, 2, 3, 4.
 const LETTERS: &str = "KMGT";
@@ -102,7 +102,7 @@ pub fn capacity(text: &str) -> Result<Size, String> {
     let size: Size = text.parse().map_err(|e: SizeError| e.to_string())?;
     match size.0 {
         CAPACITY_MIN..=CAPACITY_MAX => Ok(size),
-        _ => Err(format!("{size} is out of range: 4K to 1T are possible")),
+        _ => Err(format!("{size} is out of range: 4K to 512G are possible")),
     }
 }
 

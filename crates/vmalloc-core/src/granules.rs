@@ -79,10 +79,19 @@ impl<'a> Granules<'a> {
             return false;
         }
         let body = Tag::Body { head, owner: self.me }.encode();
-        more.for_each(|g| self.tables.tag(g).store(body, Ordering::Relaxed));
-        // Release: whoever sees the longer head sees its bodies.
-        self.tables.tag(head).store(Tag::Solo { granules: to }.encode(), Ordering::Release);
-        true
+        more.clone().for_each(|g| self.tables.tag(g).store(body, Ordering::Relaxed));
+        let solo = |granules| Tag::Solo { granules }.encode();
+        let word = self.tables.tag(head);
+        // Release: whoever sees the longer head sees its bodies. It fails while a late `retire`
+        // looks whether anybody lives here.
+        let longer =
+            word.compare_exchange(solo(from), solo(to), Ordering::SeqCst, Ordering::Relaxed);
+        if longer.is_err() {
+            let free = Tag::Free.encode();
+            more.clone().for_each(|g| self.tables.tag(g).store(free, Ordering::Release));
+            index.insert(more);
+        }
+        longer.is_ok()
     }
 
     /// Gives back claimed granules that were never published.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One step takes at most [`BATCH`] areas, so no caller stalls for longer than that. If the flush
-//! fails, the batch is parked again and nothing is lost. Any prefix may be done twice: whoever
+//! fails, each area is tried by itself, and what still fails is parked again: nothing is lost. Any prefix may be done twice: whoever
 //! recovers a dead purger starts again from PURGING. Linux: `__purge_vmap_area_lazy`, all at once
 //! and under a mutex.
 
@@ -120,14 +120,42 @@ fn finish<M: Machine>(
     let pending = areas().fold(PendingFlush::empty(), |pending, area| {
         pending.join(&unmap(&context.machine, area.pages))
     });
-    let flushed = pending.flush(&context.machine).map_err(|e| {
-        areas().for_each(|area| park_again(context, area));
-        PurgeError::Flush(e)
-    })?;
+    let flushed = match pending.flush(&context.machine) {
+        Ok(flushed) => flushed,
+        Err(_) if areas().count() > 1 => return one_by_one(context, batch),
+        Err(e) => {
+            areas().for_each(|area| park_again(context, area));
+            return Err(PurgeError::Flush(e));
+        }
+    };
     context.count(Stat::Flushes, 1);
     areas().for_each(|area| settle(context, area, &flushed));
     let pages = Pages(areas().map(|area| area.pages.len.0).sum());
     Ok(Purged { areas: areas().count(), pages, flushes: 1 })
+}
+
+/// The batch could not be flushed: each area by itself, so that one which never can be does not
+/// keep the others for good.
+fn one_by_one<M: Machine>(
+    context: &Context<'_, M>,
+    batch: &[Option<Withdrawn>],
+) -> Result<Purged, PurgeError> {
+    let mut total = Purged::default();
+    let mut failed = None;
+    for area in batch.iter().flatten() {
+        match finish(context, &[Some(*area)]) {
+            Ok(one) => {
+                total.areas += one.areas;
+                total.pages.0 += one.pages.0;
+                total.flushes += one.flushes;
+            }
+            Err(e) => failed = Some(e),
+        }
+    }
+    match failed {
+        Some(e) if total.areas == 0 => Err(e),
+        _ => Ok(total),
+    }
 }
 
 /// Frames home, pages to the holes: only with proof that no CPU can reach them.

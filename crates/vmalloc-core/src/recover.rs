@@ -201,14 +201,16 @@ fn recover_granule<M: Machine>(context: &Context<'_, M>, dead: Owner, g: usize) 
     match Tag::decode(bits) {
         Some(Tag::Held(owner)) if owner == dead => {
             // A solo area's record is claimed before its granules are published.
-            if context.machine.commit_words(context.tables.geometry().record_words(g)).is_ok() {
-                let record = Record::of(context.tables, g, 0);
-                if let Some(state) = record.state()
-                    && state.kind == Kind::Building
-                    && state.owner == Some(dead)
-                {
-                    record.step(state, State::new(Kind::Free, None, state.generation));
-                }
+            // Without memory to look at it the granule stays held: the next recovery tries again.
+            if context.machine.commit_words(context.tables.geometry().record_words(g)).is_err() {
+                return false;
+            }
+            let record = Record::of(context.tables, g, 0);
+            if let Some(state) = record.state()
+                && state.kind == Kind::Building
+                && state.owner == Some(dead)
+            {
+                record.step(state, State::new(Kind::Free, None, state.generation));
             }
             step(Tag::Free)
         }

@@ -31,7 +31,8 @@ pub struct Buf {
 }
 
 /// Memory of the pool that nobody writes any more: a plain slice, for any number of members.
-/// Detached on drop.
+/// Dropping it detaches, and leaves the area: somebody must free it, by [`Frozen::free`] or
+/// [`crate::Pool::free`].
 pub struct Frozen {
     // Before `hold`: the view must be gone when the others are told that we are.
     view: FrozenView,
@@ -39,7 +40,8 @@ pub struct Frozen {
 }
 
 /// Memory of the pool that any member attached to it may write at any time: reached by copies and
-/// atomics only. Detached on drop.
+/// atomics only. Dropping it detaches, and leaves the area: somebody must free it, by
+/// [`Shared::free`] or [`crate::Pool::free`].
 pub struct Shared {
     // Before `hold`: see `Frozen`.
     view: SharedView,
@@ -209,7 +211,8 @@ impl Shared {
     /// The bytes as 64-bit atomics, as many as there are whole ones: for flags, counters, queues.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
-        self.view.words()
+        // The view's last word may pass the length; what is handed out does not.
+        &self.view.words()[..self.len() / 8]
     }
 
     /// Frees the area: nobody can attach any more, and when the last member has detached, it goes.
