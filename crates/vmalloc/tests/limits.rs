@@ -380,14 +380,14 @@ fn huge_kib(address: usize) -> u64 {
 
 /// Goal: a purge that the system refuses loses nothing: it is tried again, and the memory is not
 /// handed out meanwhile.
-/// Method: the punch fails once.
+/// Method: every punch fails for a while.
 #[test]
 fn a_purge_that_is_refused_is_done_by_the_next_one() {
     let pool = Pool::create(16 * MIB).unwrap();
     drop((pool.vmalloc(5000).unwrap(), pool.vmalloc(3 * MIB as usize).unwrap()));
     let before = pool.info().resident_bytes;
     {
-        let _armed = Plan::nth(1, libc::EIO).only("punch").arm();
+        let _armed = Plan::nth(1, libc::EIO).only("punch").and_after().arm();
         let flush = FlushError { errno: libc::EIO };
         assert_eq!(pool.purge(), Err(PurgeError::Flush(flush)));
     }
@@ -395,6 +395,26 @@ fn a_purge_that_is_refused_is_done_by_the_next_one() {
     assert_eq!(verified.parked, 2);
     assert_empty(&pool);
     assert!(pool.info().resident_bytes < before - 3 * MIB);
+}
+
+/// Goal: a batch that the system refuses is tried area by area, so that one which can never be
+/// given back keeps no other.
+/// Method: all punches fail, and nothing is lost; then that of the batch alone, and all three go.
+#[test]
+fn one_area_that_cannot_be_punched_keeps_no_other() {
+    let pool = Pool::create(16 * MIB).unwrap();
+    let sizes = [5000, 300_000, 3 * MIB as usize];
+    drop(sizes.map(|bytes| pool.vmalloc(bytes).unwrap()));
+    {
+        let _armed = Plan::nth(1, libc::EIO).only("punch").and_after().arm();
+        assert!(pool.purge_step().is_err());
+        assert_eq!(pool.verify().unwrap().parked, 3);
+    }
+    {
+        let _armed = Plan::nth(1, libc::EIO).only("punch").arm();
+        assert_eq!(pool.purge_step().map(|purged| purged.areas), Ok(3));
+    }
+    assert_empty(&pool);
 }
 
 /// Goal: an allocation does not fail for want of what another thread is just purging.
