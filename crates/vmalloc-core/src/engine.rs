@@ -29,7 +29,7 @@ use crate::publish::{Area, AreaId, publish};
 use crate::purge::{Purged, purge_one, purge_step};
 use crate::record::{Kind, Record, flags};
 use crate::recover::{self, Recovered, recover};
-use crate::request::{Plan, Request};
+use crate::request::{Limits, Plan, Request};
 use crate::reserve::reserve;
 use crate::resize::resize;
 use crate::share::{self, Publish, Token, attach_in_place, free_published};
@@ -352,7 +352,9 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     fn plan(&self, request: &Request) -> Result<Plan, AllocError> {
-        request.plan(self.geometry(), self.context.machine.capacity(), M::ALIGN_MAX)
+        let machine = &self.context.machine;
+        let (capacity, user_align) = (machine.capacity(), machine.user_align());
+        request.plan(self.geometry(), &Limits { capacity, align_max: M::ALIGN_MAX, user_align })
     }
 
     fn free_at(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {

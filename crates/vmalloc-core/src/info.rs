@@ -79,7 +79,9 @@ impl fmt::Display for Area {
         write!(f, " caller={:#x} pages={}", self.caller, self.pages.len.0)?;
         let is_vmap = self.flags & (flags::VMAP | flags::BORROWED) != 0;
         write!(f, " {}", if is_vmap { "vmap" } else { "vmalloc" })?;
-        for (bit, name) in [(flags::HUGE, "huge"), (flags::READ_ONLY, "read-only")] {
+        for (bit, name) in
+            [(flags::USERMAP, "user"), (flags::HUGE, "huge"), (flags::READ_ONLY, "read-only")]
+        {
             if self.flags & bit != 0 {
                 write!(f, " {name}")?;
             }

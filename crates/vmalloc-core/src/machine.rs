@@ -55,6 +55,12 @@ pub trait Machine {
     /// How many frames there are in all. No request can be larger.
     fn capacity(&self) -> Pages;
 
+    /// The alignment at which an area may be shown at a second address too: one page, unless the
+    /// data cache is indexed by the virtual address. A power of two. Linux: `SHMLBA`.
+    fn user_align(&self) -> Pages {
+        Pages(1)
+    }
+
     /// How many frames are free. May lag.
     fn free(&self) -> Pages;
 

@@ -100,6 +100,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         self.frames.free()
     }
 
+    fn user_align(&self) -> Pages {
+        self.hardware.user_align()
+    }
+
     fn may_wait(&self) -> bool {
         self.hardware.may_wait()
     }

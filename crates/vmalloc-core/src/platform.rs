@@ -103,6 +103,11 @@ pub trait Mapper {
     /// [`MapError`]; nothing was mapped then.
     fn map_run(&self, at: Vpn, run: Extent, prot: Prot) -> Result<(), MapError>;
 
+    /// See [`Machine::user_align`](crate::Machine::user_align). Linux: `SHMLBA`.
+    fn user_align(&self) -> Pages {
+        Pages(1)
+    }
+
     /// Makes every page of `at` invalid; pages that are not mapped are passed over. **Never
     /// flushes**: CPUs may go on using the old translations until [`Tlb::flush_all_cpus`].
     fn unmap_run(&self, at: PageRange);

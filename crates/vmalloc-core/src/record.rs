@@ -76,6 +76,9 @@ pub mod flags {
     pub const NO_REUSE: u64 = 1 << 4;
     /// Was published: its presence cells are committed.
     pub const CELLS: u64 = 1 << 5;
+    /// May be shown to a user: zeroed, and where caches allow a second address. Linux:
+    /// `VM_USERMAP`.
+    pub const USERMAP: u64 = 1 << 6;
 }
 
 impl State {

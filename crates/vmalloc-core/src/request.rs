@@ -98,6 +98,16 @@ impl Request {
         Request { huge: true, ..self }
     }
 
+    /// Memory that a user may come to see: zeroed, marked [`flags::USERMAP`], and at an address
+    /// that the machine's caches tell apart from no user's ([`Machine::user_align`]). Linux:
+    /// `vmalloc_user`.
+    ///
+    /// [`Machine::user_align`]: crate::Machine::user_align
+    #[must_use]
+    pub const fn user(self) -> Request {
+        Request { zeroed: true, flags: self.flags | flags::USERMAP, ..self }
+    }
+
     /// Loads only.
     #[must_use]
     pub const fn read_only(self) -> Request {
@@ -127,25 +137,23 @@ impl Request {
     /// # Errors
     ///
     /// `ZeroSize`, `TooBig`, `BadAlign`: the caller's arguments; no retry will help.
-    pub(crate) fn plan(
-        &self,
-        geometry: &Geometry,
-        capacity: Pages,
-        align_max: Pages,
-    ) -> Result<Plan, AllocError> {
+    pub(crate) fn plan(&self, geometry: &Geometry, limits: &Limits) -> Result<Plan, AllocError> {
         if self.bytes == 0 {
             return Err(AllocError::ZeroSize);
         }
         let pages = Pages::for_bytes(self.bytes);
         let guard = Pages(u64::from(self.guard));
-        let limit = capacity.min(Pages(geometry.pages().0.saturating_sub(guard.0)));
+        let limit = limits.capacity.min(Pages(geometry.pages().0.saturating_sub(guard.0)));
         if pages > limit {
             return Err(AllocError::TooBig { bytes: self.bytes, limit });
         }
-        let align = Pages::for_bytes(self.align_bytes);
-        if !self.align_bytes.is_power_of_two() || align > align_max {
-            let align_max_bytes = align_max.bytes();
+        let mut align = Pages::for_bytes(self.align_bytes);
+        if !self.align_bytes.is_power_of_two() || align > limits.align_max {
+            let align_max_bytes = limits.align_max.bytes();
             return Err(AllocError::BadAlign { align_bytes: self.align_bytes, align_max_bytes });
+        }
+        if self.flags & flags::USERMAP != 0 {
+            align = align.max(limits.user_align);
         }
         let huge = self.huge && pages.0 >= HUGE_PAGES;
         let zone = usize::from(huge && geometry.small_granules < geometry.granules);
@@ -159,6 +167,14 @@ impl Request {
         let Request { bytes, zeroed, may_wait, prot, caller, .. } = *self;
         Ok(Plan { bytes, pages, guard, want, zeroed, huge, may_wait, prot, flags, caller })
     }
+}
+
+/// What a machine can serve at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Limits {
+    pub(crate) capacity: Pages,
+    pub(crate) align_max: Pages,
+    pub(crate) user_align: Pages,
 }
 
 /// A request that has been checked.

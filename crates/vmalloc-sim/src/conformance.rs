@@ -114,6 +114,7 @@ rules! {
     USUAL: areas_and_their_guards_never_overlap;
     USUAL: contents_survive_the_traffic_of_others;
     USUAL: vzalloc_is_zero_also_where_others_left_their_bytes;
+    USUAL: user_area_is_zero_and_marked_and_aligned_for_a_second_address;
     USUAL: revived_area_has_the_same_pages_and_cost_no_flush;
     USUAL: what_was_shared_is_zeroed_before_its_next_tenant;
     USUAL: what_one_member_freed_no_other_can_read;

@@ -193,7 +193,7 @@ pub fn want(setup: Setup) -> impl Strategy<Value = Want> + use<> {
         |(bytes, align, [zeroed, odd, huge, strict])| {
             // Most with a guard, and most reusable: that is the default.
             let (guard, reuse) = (!(odd && huge), !(odd && strict));
-            Want { bytes, align, zeroed, guard, huge, reuse }
+            Want { bytes, align, zeroed, guard, huge, reuse, user: odd && zeroed }
         },
     )
 }

@@ -17,7 +17,7 @@ use crate::tlb::{Cached, SpaceId, Tag};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Prot, Ram, Tlb};
-use vmalloc_core::{Extent, PageRange, Pfn, Vpn};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Vpn};
 
 /// An address space of a [`Hardware`]. Clones lead to the same space; when the last one goes, so
 /// do the tables of its lower half, and CPUs that run in it fall back to the kernel's tables.
@@ -112,6 +112,12 @@ impl Mapper for AddressSpace {
 
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         self.inner.hardware.tables.translate(self.inner.root, at)
+    }
+
+    /// Four pages, as on ARM cores whose data cache is indexed by virtual addresses: so that an
+    /// engine that forgets it is found out.
+    fn user_align(&self) -> Pages {
+        Pages(4)
     }
 }
 

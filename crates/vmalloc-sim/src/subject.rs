@@ -78,6 +78,8 @@ pub struct Abilities {
     pub purges_in_steps: bool,
     /// The largest alignment of addresses.
     pub align_max: Pages,
+    /// The alignment of what may be shown to a user. Linux: `SHMLBA`.
+    pub user_align: Pages,
 }
 
 /// A request, as plain data that prints as it is written.
@@ -95,6 +97,8 @@ pub struct Want {
     pub huge: bool,
     /// May be parked for reuse when it is freed.
     pub reuse: bool,
+    /// May be shown to a user.
+    pub user: bool,
 }
 
 impl Want {
@@ -102,7 +106,7 @@ impl Want {
     #[must_use]
     pub const fn bytes(bytes: u64) -> Want {
         let align = PAGE_SIZE as u64;
-        Want { bytes, align, zeroed: false, guard: true, huge: false, reuse: true }
+        Want { bytes, align, zeroed: false, guard: true, huge: false, reuse: true, user: false }
     }
 
     /// `pages` whole pages.
@@ -141,6 +145,12 @@ impl Want {
         Want { reuse: false, ..self }
     }
 
+    /// The same, to be shown to a user.
+    #[must_use]
+    pub const fn user(self) -> Want {
+        Want { user: true, zeroed: true, ..self }
+    }
+
     /// The pages it needs, guard left out.
     #[must_use]
     pub const fn len(&self) -> Pages {
@@ -168,6 +178,9 @@ impl Want {
         }
         if !self.reuse {
             request = request.no_reuse();
+        }
+        if self.user {
+            request = request.user();
         }
         request
     }

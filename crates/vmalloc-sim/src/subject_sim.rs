@@ -93,6 +93,7 @@ impl Subject for SimSubject<'_, '_> {
             freed_faults: true,
             purges_in_steps: true,
             align_max: ORDER_MAX.pages(),
+            user_align: self.kernel.space(0).user_align(),
         }
     }
 

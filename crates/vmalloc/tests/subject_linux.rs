@@ -46,6 +46,7 @@ pub const ABILITIES: Abilities = Abilities {
     purges_in_steps: false,
     // The base of a member's mapping is a multiple of a huge page, and of no more.
     align_max: Pages(HUGE_PAGES),
+    user_align: Pages(1),
 };
 
 /// Makes [`LinuxSubject`]s.

@@ -6,7 +6,7 @@ use super::steps::{
 };
 use crate::random::Random;
 use crate::subject::{Handle, Subject, Want};
-use vmalloc_core::{AllocError, BackError, Pages, Publish, VirtAddr};
+use vmalloc_core::{AllocError, BackError, Pages, Publish, VirtAddr, flags};
 
 /// Goal: what one wrote stays, whatever others do.
 pub fn contents_survive_the_traffic_of_others(s: &mut dyn Subject) {
@@ -51,6 +51,28 @@ pub fn vzalloc_is_zero_also_where_others_left_their_bytes(s: &mut dyn Subject) {
     purge(s);
     let big = alloc(s, 0, &Want::pages(100).zeroed());
     expect_zero(s, big);
+}
+
+/// Goal: what a user may come to see is zero, says so, and lies where the machine's caches allow
+/// a second address. Method: fresh, and revived from plain areas full of bytes at odd places.
+pub fn user_area_is_zero_and_marked_and_aligned_for_a_second_address(s: &mut dyn Subject) {
+    let plain: Vec<Handle> = (0..9).map(|_| filled(s, 0, &Want::pages(3), 7)).collect();
+    plain.into_iter().for_each(|handle| free(s, handle));
+    let align = s.abilities().user_align.bytes();
+    for _ in 0..9 {
+        let user = alloc(s, 0, &Want::pages(3).user());
+        expect_zero(s, user);
+        assert_eq!(user.addr.0 % align, 0, "{}", user.addr);
+        let area = s.areas(0).into_iter().find(|area| area.addr() == user.addr).expect("listed");
+        assert_ne!(area.flags & flags::USERMAP, 0, "{area}");
+        assert!(area.to_string().contains(" user"), "{area}");
+    }
+    let plain = alloc(s, 0, &Want::pages(3));
+    assert!(
+        !s.areas(0)
+            .iter()
+            .any(|area| area.addr() == plain.addr && area.flags & flags::USERMAP != 0)
+    );
 }
 
 /// Goal: the lazy list is a warm cache.

@@ -83,6 +83,7 @@ impl Subject for InPlaceSubject<'_> {
             freed_faults: true,
             purges_in_steps: true,
             align_max: Pages(512),
+            user_align: Pages(1),
         }
     }
 
