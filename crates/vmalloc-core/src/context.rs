@@ -5,7 +5,7 @@ use crate::layout::{Counter, Stat, Tables};
 use crate::machine::{Backing, Machine, View};
 use crate::platform::Prot;
 use crate::publish::AreaId;
-use crate::record::{Record, Shape, flags};
+use crate::record::{Record, Shape};
 use crate::slots::Slots;
 use crate::sync::Ordering;
 use crate::tag::Owner;
@@ -49,7 +49,7 @@ impl<'a, M: Machine> Context<'a, M> {
             guard: shape.guard,
             slot,
             backing: Backing(shape.backing),
-            prot: if shape.flags & flags::READ_ONLY != 0 { Prot::Read } else { Prot::ReadWrite },
+            prot: Prot::from_flags(shape.flags),
             birth: shape.birth,
         }
     }

@@ -24,7 +24,8 @@ use crate::layout::{Geometry, Stat, Tables};
 use crate::machine::{BackError, Backing, Machine};
 use crate::map::map;
 use crate::paged::{Hardware, Paged};
-use crate::platform::{Frames, MapError, Prot};
+use crate::platform::{Frames, MapError};
+use crate::prot::Prot;
 use crate::publish::{Area, AreaId, publish};
 use crate::purge::{Purged, purge_one, purge_step};
 use crate::record::{Kind, Record, flags};
@@ -395,6 +396,5 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
 
 /// A request to show frames that exist.
 fn mapping(bytes: u64, prot: Prot, flags: u64) -> Request {
-    let request = Request::bytes(bytes).with_flags(flags);
-    if prot == Prot::Read { request.read_only() } else { request }
+    Request::bytes(bytes).with_flags(flags | prot.to_flags())
 }

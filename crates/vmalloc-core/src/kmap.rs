@@ -55,6 +55,7 @@ use slot::{COUNT_MAX, PFN_LIMIT, Slot};
 /// #     fn prepare(&self, _: PageRange) -> Result<(), MapError> { Ok(()) }
 /// #     fn map_run(&self, _: Vpn, _: Extent, _: Prot) -> Result<(), MapError> { Ok(()) }
 /// #     fn unmap_run(&self, _: PageRange) {}
+/// #     fn protect_run(&self, _: PageRange, _: Prot) {}
 /// #     fn translate(&self, _: Vpn) -> Option<(Pfn, Prot)> { None }
 /// # }
 /// # impl Tlb for Toy {
@@ -282,7 +283,7 @@ impl<H: Mapper + Tlb> Kmap<'_, H> {
             return Ok(page);
         }
         let frame = Extent { start: pfn, len: Pages(1) };
-        match self.hardware.map_run(page, frame, Prot::ReadWrite) {
+        match self.hardware.map_run(page, frame, Prot::READ_WRITE) {
             // Another user was here first: our count keeps it from being recycled.
             Err(MapError::Occupied { by, .. }) if by == pfn => {}
             Err(e) => return self.give_up(index).map_err(|()| KmapError::Map(e)),

@@ -169,7 +169,7 @@ fn revive_one<M: Machine>(
     };
     let same = fits
         && shape.guard == plan.guard
-        && (shape.flags ^ plan.flags) & (flags::HUGE | flags::READ_ONLY) == 0
+        && (shape.flags ^ plan.flags) & (flags::HUGE | flags::PROT) == 0
         && shape.flags & never == 0
         && plan.flags & never == 0
         && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1));

@@ -55,6 +55,7 @@ const HINT_WORDS: usize = 8;
 /// #     fn prepare(&self, _: PageRange) -> Result<(), MapError> { Ok(()) }
 /// #     fn map_run(&self, _: Vpn, _: Extent, _: Prot) -> Result<(), MapError> { Ok(()) }
 /// #     fn unmap_run(&self, _: PageRange) {}
+/// #     fn protect_run(&self, _: PageRange, _: Prot) {}
 /// #     fn translate(&self, _: Vpn) -> Option<(Pfn, Prot)> { None }
 /// # }
 /// # impl Tlb for Toy {
@@ -72,7 +73,7 @@ const HINT_WORDS: usize = 8;
 ///     Extent { start: Pfn(900), len: Pages(2) },
 ///     Extent { start: Pfn(17), len: Pages(1) },
 /// ];
-/// let run = ram.vm_map_ram(0, &frames, Prot::ReadWrite)?;
+/// let run = ram.vm_map_ram(0, &frames, Prot::READ_WRITE)?;
 /// assert_eq!(run.len, Pages(3));
 /// ram.vm_unmap_ram(run.start.addr(), Pages(3))?;
 /// ram.vm_unmap_aliases()?; // no TLB shows the frames any more

@@ -10,6 +10,7 @@
 //!   Mapper::unmap_run ─▶ Tlb::flush_all_cpus ─▶ Frames::give    purge
 //! ```
 
+pub use crate::prot::{Cache, Prot, Rights};
 use crate::sync::AtomicU64;
 use crate::units::{Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, Vpn};
 use core::fmt;
@@ -81,6 +82,14 @@ pub trait Ram {
 
     /// Fills the frames of `run` with zeros.
     fn zero(&self, run: Extent);
+
+    /// The pages at which the direct map shows `run`, if the machine's [`Mapper`] can change their
+    /// protection: then a protection that is asked for with [`crate::flags::RESET_PERMS`] holds
+    /// there, too. The default: it cannot.
+    fn direct(&self, run: Extent) -> Option<PageRange> {
+        let _ = run;
+        None
+    }
 }
 
 /// Page tables. Linux: `vmap_pages_range`, `vunmap_range_noflush`, `vmalloc_to_pfn`.
@@ -96,7 +105,8 @@ pub trait Mapper {
     fn prepare(&self, window: PageRange) -> Result<(), MapError>;
 
     /// Maps the frames of `run` at the pages from `at` on, all or nothing. One walk a leaf
-    /// table, not one a page. Needs no flush: the pages were invalid before.
+    /// table, not one a page. Needs no flush: the pages were invalid before. May use huge leaves
+    /// where both sides are aligned; then it implements [`Mapper::split`], too.
     ///
     /// # Errors
     ///
@@ -110,9 +120,30 @@ pub trait Mapper {
 
     /// Makes every page of `at` invalid; pages that are not mapped are passed over. **Never
     /// flushes**: CPUs may go on using the old translations until [`Tlb::flush_all_cpus`].
+    ///
+    /// No huge leaf lies across an end of `at`: the engine calls [`Mapper::split`] first.
     fn unmap_run(&self, at: PageRange);
 
-    /// The frame mapped at `at` and its rights, from the tables (not from any TLB).
+    /// Gives every page of `at` that is mapped the protection `prot`, in one step a page: a CPU
+    /// sees the old one or the new one, never an invalid page. Pages that are not mapped are passed
+    /// over. **Never flushes**, and needs no table; as for [`Mapper::unmap_run`], no huge leaf
+    /// lies across an end of `at`. Linux: `change_page_attr`.
+    fn protect_run(&self, at: PageRange, prot: Prot);
+
+    /// If a huge leaf lies across the border before page `at`, puts smaller leaves in its place
+    /// that show the same frames with the same protection. Owes no flush: translations stay true.
+    ///
+    /// The default is for a mapper that makes no huge leaves.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoTable`]; the leaf is as it was.
+    fn split(&self, at: Vpn) -> Result<(), MapError> {
+        let _ = at;
+        Ok(())
+    }
+
+    /// The frame mapped at `at` and its protection, from the tables (not from any TLB).
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)>;
 }
 
@@ -134,15 +165,6 @@ pub trait Tlb {
 
     /// Whether this context may wait for other CPUs (not in an interrupt handler, say).
     fn may_wait(&self) -> bool;
-}
-
-/// The rights of a mapping. Execution is never granted.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Prot {
-    /// Loads only. Linux: `PAGE_KERNEL_RO`.
-    Read,
-    /// Loads and stores. Linux: `PAGE_KERNEL`.
-    ReadWrite,
 }
 
 /// No block of frames of the wanted size is free. Nothing was taken.
@@ -175,6 +197,8 @@ pub enum MapError {
         /// Its error number.
         errno: i32,
     },
+    /// This machine cannot show pages with such a protection, or change the one they have.
+    Unsupported,
 }
 
 impl fmt::Display for NoFrames {
@@ -191,6 +215,7 @@ impl fmt::Display for MapError {
             MapError::Refused { errno } => {
                 write!(f, "the operating system refused (error {errno})")
             }
+            MapError::Unsupported => write!(f, "this machine cannot protect pages that way"),
         }
     }
 }

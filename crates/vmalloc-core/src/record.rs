@@ -70,7 +70,7 @@ pub mod flags {
     pub const BORROWED: u64 = 1 << 1;
     /// Backed by huge pages where they fit. Linux: `VM_ALLOW_HUGE_VMAP`.
     pub const HUGE: u64 = 1 << 2;
-    /// Loads only.
+    /// No stores.
     pub const READ_ONLY: u64 = 1 << 3;
     /// Purged at once when freed: never parked for reuse.
     pub const NO_REUSE: u64 = 1 << 4;
@@ -79,6 +79,16 @@ pub mod flags {
     /// May be shown to a user: zeroed, and where caches allow a second address. Linux:
     /// `VM_USERMAP`.
     pub const USERMAP: u64 = 1 << 6;
+    /// Instruction fetches; never together with stores.
+    pub const EXECUTE: u64 = 1 << 24;
+    /// Two bits: how the CPU caches it, a [`crate::Cache`].
+    pub const CACHE: u64 = 3 << 25;
+    /// The protection was changed and is put back before the frames go home. Linux:
+    /// `VM_FLUSH_RESET_PERMS`.
+    pub const RESET_PERMS: u64 = 1 << 27;
+
+    /// The bits that say the protection.
+    pub const PROT: u64 = READ_ONLY | EXECUTE | CACHE;
 }
 
 impl State {

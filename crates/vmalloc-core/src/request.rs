@@ -47,7 +47,7 @@ impl Request {
             guard: true,
             huge: false,
             may_wait: true,
-            prot: Prot::ReadWrite,
+            prot: Prot::READ_WRITE,
             flags: 0,
             caller: 0,
         }
@@ -111,7 +111,7 @@ impl Request {
     /// Loads only.
     #[must_use]
     pub const fn read_only(self) -> Request {
-        Request { prot: Prot::Read, flags: self.flags | flags::READ_ONLY, ..self }
+        Request { prot: Prot::READ, flags: self.flags | flags::READ_ONLY, ..self }
     }
 
     /// Never parked for reuse: unmapped as soon as it is freed and waiting is allowed, which

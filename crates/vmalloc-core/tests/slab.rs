@@ -761,6 +761,11 @@ impl Mapper for Tiny<'_> {
         self.pages.lock().unwrap().retain(|&page, _| !at.contains(Vpn(page)));
     }
 
+    fn protect_run(&self, at: PageRange, prot: Prot) {
+        let mut pages = self.pages.lock().unwrap();
+        pages.range_mut(at.start.0..at.end().0).for_each(|(_, shown)| shown.1 = prot);
+    }
+
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         self.pages.lock().unwrap().get(&at.0).copied()
     }

@@ -22,11 +22,18 @@ use vmalloc_core::{PAGE_SIZE, PageRange, Pages, VirtAddr, Vpn};
 pub struct Cpu<'a> {
     hardware: &'a Hardware,
     index: usize,
+    user: bool,
 }
 
 impl<'a> Cpu<'a> {
     pub(crate) fn new(hardware: &'a Hardware, index: usize) -> Cpu<'a> {
-        Cpu { hardware, index }
+        Cpu { hardware, index, user: false }
+    }
+
+    /// The same CPU, its accesses in user mode: they fault on what is the kernel's alone.
+    #[must_use]
+    pub fn as_user(self) -> Cpu<'a> {
+        Cpu { user: true, ..self }
     }
 
     /// This CPU's number.
@@ -191,7 +198,7 @@ impl<'a> Cpu<'a> {
             // Kept, unlike after other faults: only a publish or a flush drops it.
             Cached::Invalid => return Err(Fault::NotPresent { va }),
         };
-        found.check(va, access).inspect_err(|_| drop_page(core, va.vpn()))?;
+        self.check(found, va, access).inspect_err(|_| drop_page(core, va.vpn()))?;
         Ok(found)
     }
 
@@ -205,10 +212,17 @@ impl<'a> Cpu<'a> {
             self.put(core, va.vpn(), ours, Cached::Invalid);
         }
         let found = walked?;
-        found.check(va, access)?;
+        self.check(found, va, access)?;
         let tag = if found.global { Tag::Global } else { ours };
         self.put(core, va.vpn(), tag, Cached::Valid(found));
         Ok(found)
+    }
+
+    fn check(&self, found: Translation, va: VirtAddr, access: Access) -> Result<(), Fault> {
+        if self.user && !found.user {
+            return Err(Fault::Supervisor { va });
+        }
+        found.check(va, access)
     }
 
     fn put(&self, core: &mut Core, page: Vpn, tag: Tag, cached: Cached) {

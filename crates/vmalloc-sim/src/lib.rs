@@ -36,7 +36,7 @@
 //!
 //! let frame = hardware.config().first;
 //! let page = PageRange { start: window.start, len: Pages(1) };
-//! space.map_run(page.start, Extent { start: frame, len: Pages(1) }, Prot::ReadWrite)?;
+//! space.map_run(page.start, Extent { start: frame, len: Pages(1) }, Prot::READ_WRITE)?;
 //!
 //! let cpu = hardware.cpu(0);
 //! let va = page.start.addr();

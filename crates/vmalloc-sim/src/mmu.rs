@@ -10,14 +10,15 @@
 //!   CR3 ─▶ entry (level 4) ─▶ (3, or 1 GiB) ─▶ (2, or 2 MiB) ─▶ (1, 4 KiB) ─▶ frame
 //! ```
 //!
-//! The machine it models: supervisor mode, CR0.WP = 1 (supervisor stores obey R/W),
-//! EFER.NXE = 1, CR4.PGE = 1, no protection keys, MAXPHYADDR = [`PHYS_BITS`]. It sets no accessed
+//! The machine it models: supervisor and user mode, CR0.WP = 1 (supervisor stores obey R/W),
+//! EFER.NXE = 1, CR4.PGE = 1, CR4.SMAP = CR4.SMEP = 0, no protection keys, the PAT as Linux
+//! programs it, MAXPHYADDR = [`PHYS_BITS`]. It sets no accessed
 //! or dirty bits, so tables should have them set from the start, as Linux's `PAGE_KERNEL` does.
 
 use crate::ram::SimRam;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use vmalloc_core::{Pfn, VirtAddr};
+use vmalloc_core::{Cache, Pfn, VirtAddr};
 
 /// MAXPHYADDR: physical addresses have this many bits; higher ones are reserved in entries.
 pub const PHYS_BITS: u32 = 46;
@@ -25,10 +26,27 @@ pub const PHYS_BITS: u32 = 46;
 // Bits of an entry, from the manual's figure "Formats of CR3 and paging-structure entries".
 const P: u64 = 1 << 0;
 const RW: u64 = 1 << 1;
+const US: u64 = 1 << 2;
+const PWT: u64 = 1 << 3;
+const PCD: u64 = 1 << 4;
 const PS: u64 = 1 << 7;
 const G: u64 = 1 << 8;
+const PAT_4K: u64 = 1 << 7; // bit 7 of an entry of level 1
+const PAT_LARGE: u64 = 1 << 12; // bit 12 of an entry that maps a large page
 const XD: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000; // bits 51:12
+
+/// IA32_PAT, entries 0 to 7. The manual's UC- is uncached here, too: there are no MTRRs.
+const IA32_PAT: [Cache; 8] = [
+    Cache::WriteBack,
+    Cache::WriteCombining,
+    Cache::Uncached,
+    Cache::Uncached,
+    Cache::WriteBack,
+    Cache::WriteBack, // WP, which nobody asks for
+    Cache::Uncached,
+    Cache::WriteThrough,
+];
 
 /// What an access wants to do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -50,6 +68,10 @@ pub struct Translation {
     pub writable: bool,
     /// XD is clear at every level.
     pub executable: bool,
+    /// U/S is set at every level.
+    pub user: bool,
+    /// What the page-attribute table says for the entry that maps the page.
+    pub cache: Cache,
     /// G is set in the entry that maps the page: the TLB keeps it when the address space changes.
     pub global: bool,
 }
@@ -65,6 +87,11 @@ pub enum Fault {
     },
     /// A store, and some level has R/W = 0.
     ReadOnly {
+        /// The address of the access.
+        va: VirtAddr,
+    },
+    /// An access in user mode, and some level has U/S = 0.
+    Supervisor {
         /// The address of the access.
         va: VirtAddr,
     },
@@ -128,7 +155,7 @@ pub fn walk(ram: &SimRam, cr3: Pfn, va: VirtAddr) -> Result<Translation, Fault> 
         return Err(Fault::NonCanonical { va });
     }
     let (mut table, mut level) = (cr3, 4);
-    let (mut writable, mut executable) = (true, true);
+    let (mut writable, mut executable, mut user) = (true, true, true);
     loop {
         // How many bits of the address lie below this level's index.
         let below = 12 + 9 * (level - 1);
@@ -145,16 +172,25 @@ pub fn walk(ram: &SimRam, cr3: Pfn, va: VirtAddr) -> Result<Translation, Fault> 
         }
         writable &= entry & RW != 0;
         executable &= entry & XD == 0;
+        user &= entry & US != 0;
         let maps_page = level == 1 || entry & PS != 0;
         if maps_page {
             let page_mask = (1 << below) - 1;
             let pa = (entry & ADDRESS & !page_mask) | (va.0 & page_mask);
-            let global = entry & G != 0;
-            return Ok(Translation { pfn: Pfn(pa >> 12), writable, executable, global });
+            let (global, cache) = (entry & G != 0, cache(level, entry));
+            let pfn = Pfn(pa >> 12);
+            return Ok(Translation { pfn, writable, executable, user, cache, global });
         }
         table = Pfn((entry & ADDRESS) >> 12);
         level -= 1;
     }
+}
+
+/// The manual's "memory type used to access the page": PAT, PCD and PWT make an index.
+fn cache(level: u32, entry: u64) -> Cache {
+    let pat = if level == 1 { PAT_4K } else { PAT_LARGE };
+    let bit = |mask: u64| usize::from(entry & mask != 0);
+    IA32_PAT[bit(pat) << 2 | bit(PCD) << 1 | bit(PWT)]
 }
 
 /// The bits that must be 0 in a present `entry` of `level`.
@@ -175,6 +211,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::NotPresent { va } => write!(f, "nothing is mapped at {va}"),
             Fault::ReadOnly { va } => write!(f, "store to {va}, which is read-only"),
+            Fault::Supervisor { va } => write!(f, "user access to {va}, which is the kernel's"),
             Fault::NoExecute { va } => write!(f, "fetch from {va}, which is not executable"),
             Fault::Reserved { va, level, entry } => {
                 write!(f, "entry {entry:#x} of level {level} for {va} has a reserved bit set")

@@ -16,8 +16,8 @@ use crate::tables::{Root, is_upper};
 use crate::tlb::{Cached, SpaceId, Tag};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Prot, Ram, Tlb};
-use vmalloc_core::{Extent, PageRange, Pages, Pfn, Vpn};
+use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram, Tlb};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Vpn};
 
 /// An address space of a [`Hardware`]. Clones lead to the same space; when the last one goes, so
 /// do the tables of its lower half, and CPUs that run in it fall back to the kernel's tables.
@@ -108,6 +108,13 @@ impl Mapper for AddressSpace {
     /// If the pages do not lie in one prepared window.
     fn unmap_run(&self, at: PageRange) {
         self.inner.hardware.tables.unmap_run(self.inner.root, at);
+    }
+
+    /// # Panics
+    ///
+    /// If the pages do not lie in one prepared window.
+    fn protect_run(&self, at: PageRange, prot: Prot) {
+        self.inner.hardware.tables.protect_run(self.inner.root, at, prot);
     }
 
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {

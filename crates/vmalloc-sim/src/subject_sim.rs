@@ -153,7 +153,7 @@ impl Subject for SimSubject<'_, '_> {
 
     fn attach(&mut self, member: usize, token: TokenKey) -> Result<Handle, AttachError> {
         let (token, how) = self.tokens[token.0];
-        let prot = if how == Publish::Frozen { Prot::Read } else { Prot::ReadWrite };
+        let prot = if how == Publish::Frozen { Prot::READ } else { Prot::READ_WRITE };
         let area = self.kernel.engine(member).attach(&token, prot)?;
         Ok(self.handle(member, area))
     }
@@ -181,7 +181,7 @@ impl Subject for SimSubject<'_, '_> {
     }
 
     fn vmap(&mut self, member: usize, frames: &[Extent]) -> Result<Handle, AllocError> {
-        let area = self.kernel.engine(member).vmap(frames, Prot::ReadWrite)?;
+        let area = self.kernel.engine(member).vmap(frames, Prot::READ_WRITE)?;
         Ok(self.handle(member, area))
     }
 

@@ -24,8 +24,8 @@ use crate::ram::SimRam;
 use crate::tlb::SpaceId;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vmalloc_core::platform::{MapError, Prot};
-use vmalloc_core::{Extent, PageRange, Pages, Pfn, Vpn};
+use vmalloc_core::platform::MapError;
+use vmalloc_core::{Cache, Extent, PageRange, Pages, Pfn, Prot, Rights, Vpn};
 
 /// Entries in a table.
 const ENTRIES: u64 = 512;
@@ -34,10 +34,20 @@ const UPPER_HALF: u64 = 256;
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
+/// The page-attribute bits of a 4 KiB leaf, from the least on: PWT, PCD, PAT.
+const ATTRIBUTE_BITS: [u64; 3] = [1 << 3, 1 << 4, 1 << 7];
+/// The index in the page-attribute table for each kind of caching, the table as Linux fills it.
+const ATTRIBUTES: [(Cache, u64); 4] = [
+    (Cache::WriteBack, 0),
+    (Cache::WriteCombining, 1),
+    (Cache::Uncached, 3),
+    (Cache::WriteThrough, 7),
+];
 /// Frame numbers an entry can hold on this machine.
 const PFN_BITS: u32 = 34;
 
@@ -234,6 +244,21 @@ impl Tables {
         }
     }
 
+    /// See [`vmalloc_core::platform::Mapper::protect_run`].
+    pub(crate) fn protect_run(&self, root: Root, at: PageRange, prot: Prot) {
+        let state = self.lock();
+        state.check_window(root.id, at);
+        for part in by_leaf_table(at) {
+            let Some(table) = self.leaf(root.pfn, part.start) else { continue };
+            let first = index(1, part.start);
+            for index in first..first + part.len.0 {
+                if let Some(pfn) = self.next(table, index) {
+                    self.set(table, index, pfn.0 << 12 | flags(prot, is_upper(at.start)));
+                }
+            }
+        }
+    }
+
     /// See [`vmalloc_core::platform::Mapper::translate`].
     pub(crate) fn translate(&self, root: Root, at: Vpn) -> Option<(Pfn, Prot)> {
         if !is_canonical(at) {
@@ -244,8 +269,7 @@ impl Tables {
             table = self.next(table, index(level, at))?;
         }
         let entry = self.entry(table, index(1, at));
-        let prot = if entry & WRITE != 0 { Prot::ReadWrite } else { Prot::Read };
-        frame(entry).map(|pfn| (pfn, prot))
+        frame(entry).map(|pfn| (pfn, prot(entry)))
     }
 
     /// The first page of `at` that is mapped, and its frame. O(leaf tables + their entries).
@@ -333,7 +357,7 @@ impl Tables {
 
     /// Makes an entry lead to `next`, with all rights: the leaf entry decides.
     fn link(&self, table: Pfn, index: u64, next: Pfn) {
-        self.set(table, index, next.0 << 12 | PRESENT | WRITE | ACCESSED);
+        self.set(table, index, next.0 << 12 | PRESENT | WRITE | USER | ACCESSED);
     }
 
     /// Where a present entry leads.
@@ -381,12 +405,30 @@ fn frame(entry: u64) -> Option<Pfn> {
 
 /// A leaf entry's bits. Accessed and dirty from the start, so that no CPU has to write them.
 fn flags(prot: Prot, is_global: bool) -> u64 {
-    let rights = match prot {
-        Prot::Read => 0,
-        Prot::ReadWrite => WRITE | DIRTY,
+    let rights = match prot.rights {
+        Rights::Read => NO_EXECUTE,
+        Rights::ReadWrite => NO_EXECUTE | WRITE | DIRTY,
+        Rights::ReadExecute => 0,
     };
+    let (_, attribute) = ATTRIBUTES.iter().find(|(cache, _)| *cache == prot.cache).expect("each");
+    let bit = |(i, bit): (usize, &u64)| if attribute >> i & 1 == 1 { *bit } else { 0 };
+    let cache: u64 = ATTRIBUTE_BITS.iter().enumerate().map(bit).sum();
+    let user = if prot.user { USER } else { 0 };
     let global = if is_global { GLOBAL } else { 0 };
-    PRESENT | ACCESSED | NO_EXECUTE | rights | global
+    PRESENT | ACCESSED | rights | cache | user | global
+}
+
+/// The protection that a leaf entry gives.
+fn prot(entry: u64) -> Prot {
+    let rights = match (entry & WRITE != 0, entry & NO_EXECUTE != 0) {
+        (true, _) => Rights::ReadWrite,
+        (false, true) => Rights::Read,
+        (false, false) => Rights::ReadExecute,
+    };
+    let is_set = |(i, bit): (usize, &u64)| u64::from(entry & bit != 0) << i;
+    let attribute: u64 = ATTRIBUTE_BITS.iter().enumerate().map(is_set).sum();
+    let (cache, _) = ATTRIBUTES.iter().find(|(_, index)| *index == attribute).expect("ours");
+    Prot { rights, cache: *cache, user: entry & USER != 0 }
 }
 
 /// Whether `at` lies in the upper half, the kernel's.

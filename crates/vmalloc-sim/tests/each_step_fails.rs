@@ -176,7 +176,7 @@ fn every_step_of_vzalloc_fails_cleanly() {
 fn every_step_of_vmap_fails_cleanly() {
     let steps = fail_each_step(0, |kernel, prepared| {
         let runs: Vec<Extent> = prepared.frames[..30].iter().rev().map(|&p| single(p)).collect();
-        told(kernel.engine(0).vmap(&runs, Prot::ReadWrite))
+        told(kernel.engine(0).vmap(&runs, Prot::READ_WRITE))
     });
     assert!(steps >= 3 * 30);
 }
@@ -184,7 +184,7 @@ fn every_step_of_vmap_fails_cleanly() {
 #[test]
 fn every_step_of_attach_fails_cleanly() {
     let steps = fail_each_step(1, |kernel, prepared| {
-        told(kernel.engine(1).attach(&prepared.token, Prot::Read))
+        told(kernel.engine(1).attach(&prepared.token, Prot::READ))
     });
     assert!(steps >= 3 * 7);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use vmalloc_core::platform::{Frames, MapError, Mapper, NoFrames, Prot, Ram, Tlb};
-use vmalloc_core::{Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, VirtAddr, Vpn};
+use vmalloc_core::{Cache, Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, Rights, VirtAddr, Vpn};
 use vmalloc_sim::{
     AddressSpace, Config, Fault, FaultPlan, FaultyFrames, Hardware, Step, TlbSize, mmu,
 };
@@ -144,8 +144,8 @@ fn the_direct_map_does_not_reach_page_tables() {
 fn bytes_cross_from_page_to_page_over_scattered_frames() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
-    space.map_run(UPPER, frames(Pfn(first.0 + 9), 1), Prot::ReadWrite).unwrap();
-    space.map_run(page(UPPER, 1), frames(Pfn(first.0 + 3), 1), Prot::ReadWrite).unwrap();
+    space.map_run(UPPER, frames(Pfn(first.0 + 9), 1), Prot::READ_WRITE).unwrap();
+    space.map_run(page(UPPER, 1), frames(Pfn(first.0 + 3), 1), Prot::READ_WRITE).unwrap();
     let (cpu, text) = (hardware.cpu(0), b"across the border");
     for offset in [PAGE_SIZE - 1, PAGE_SIZE - 16, PAGE_SIZE - 5, 3, PAGE_SIZE + 8] {
         let va = VirtAddr(UPPER.addr().0 + offset as u64);
@@ -187,7 +187,7 @@ fn a_cpu_reads_the_old_frame_after_an_unmap_without_a_flush_and_faults_after_the
     let (hardware, space) = machine(Config::default(), UPPER);
     let old = hardware.config().first;
     let cpu = hardware.cpu(1);
-    space.map_run(UPPER, frames(old, 1), Prot::ReadWrite).unwrap();
+    space.map_run(UPPER, frames(old, 1), Prot::READ_WRITE).unwrap();
     assert_eq!(cpu.load(UPPER.addr()), Ok(old.0));
     assert_eq!(hardware.stale_hits(), 0);
 
@@ -214,10 +214,10 @@ fn a_store_through_a_stale_entry_lands_in_the_old_frame() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let (a, b) = (hardware.config().first, Pfn(hardware.config().first.0 + 1));
     let cpu = hardware.cpu(0);
-    space.map_run(UPPER, frames(a, 1), Prot::ReadWrite).unwrap();
+    space.map_run(UPPER, frames(a, 1), Prot::READ_WRITE).unwrap();
     cpu.load(UPPER.addr()).unwrap();
     space.unmap_run(pages(UPPER, 1));
-    space.map_run(UPPER, frames(b, 1), Prot::ReadWrite).unwrap();
+    space.map_run(UPPER, frames(b, 1), Prot::READ_WRITE).unwrap();
 
     cpu.store(UPPER.addr(), 0xbad).unwrap();
     assert_eq!(space.words(a)[0].load(Ordering::Acquire), 0xbad);
@@ -233,7 +233,7 @@ fn a_store_through_a_stale_entry_lands_in_the_old_frame() {
 fn an_omitted_shootdown_is_counted_and_leaves_every_tlb_as_it_was() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
-    space.map_run(UPPER, frames(first, 1), Prot::Read).unwrap();
+    space.map_run(UPPER, frames(first, 1), Prot::READ).unwrap();
     hardware.cpu(0).load(UPPER.addr()).unwrap();
     space.unmap_run(pages(UPPER, 1));
 
@@ -252,7 +252,7 @@ fn an_omitted_shootdown_is_counted_and_leaves_every_tlb_as_it_was() {
 fn a_flush_drops_its_ranges_alone_and_counts_their_pages() {
     for tlb in [TlbSize::Unlimited, TlbSize::DirectMapped(64)] {
         let (hardware, space) = machine(Config { tlb, ..Config::default() }, UPPER);
-        space.map_run(UPPER, frames(hardware.config().first, 10), Prot::Read).unwrap();
+        space.map_run(UPPER, frames(hardware.config().first, 10), Prot::READ).unwrap();
         for index in 0..10 {
             hardware.cpu(0).load(page(UPPER, index).addr()).unwrap();
         }
@@ -277,7 +277,7 @@ fn a_full_tlb_evicts_and_an_unlimited_one_keeps_everything() {
         [(TlbSize::Unlimited, 0, 100), (TlbSize::DirectMapped(64), 36 + 36 + 36, 28)]
     {
         let (hardware, space) = machine(Config { tlb, ..Config::default() }, UPPER);
-        space.map_run(UPPER, frames(hardware.config().first, 100), Prot::Read).unwrap();
+        space.map_run(UPPER, frames(hardware.config().first, 100), Prot::READ).unwrap();
         for index in (0..100).chain(0..100) {
             hardware.cpu(0).load(page(UPPER, index).addr()).unwrap();
         }
@@ -291,7 +291,7 @@ fn a_full_tlb_evicts_and_an_unlimited_one_keeps_everything() {
 #[test]
 fn a_local_flush_leaves_the_other_cpus_stale() {
     let (hardware, space) = machine(Config::default(), UPPER);
-    space.map_run(UPPER, frames(hardware.config().first, 2), Prot::Read).unwrap();
+    space.map_run(UPPER, frames(hardware.config().first, 2), Prot::READ).unwrap();
     for cpu in 0..2 {
         hardware.cpu(cpu).load(UPPER.addr()).unwrap();
         hardware.cpu(cpu).load(page(UPPER, 1).addr()).unwrap();
@@ -314,7 +314,7 @@ fn a_cpu_that_remembers_invalid_pages_faults_until_they_are_published() {
     let first = hardware.config().first;
     let cpu = hardware.cpu(0);
     assert_eq!(cpu.load(UPPER.addr()), not_present(UPPER));
-    space.map_run(UPPER, frames(first, 1), Prot::Read).unwrap();
+    space.map_run(UPPER, frames(first, 1), Prot::READ).unwrap();
     assert_eq!(cpu.load(UPPER.addr()), not_present(UPPER));
     assert_eq!(hardware.stale_hits(), 1);
     space.publish(pages(UPPER, 1));
@@ -328,20 +328,20 @@ fn a_cpu_that_remembers_invalid_pages_faults_until_they_are_published() {
 fn a_store_to_a_read_only_page_faults_and_changes_nothing() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
-    space.map_run(UPPER, frames(first, 1), Prot::Read).unwrap();
+    space.map_run(UPPER, frames(first, 1), Prot::READ).unwrap();
     let (cpu, va) = (hardware.cpu(0), UPPER.addr());
     // Once on a TLB miss, and once on a hit.
     assert_eq!(cpu.store(va, 1), Err(Fault::ReadOnly { va }));
     assert_eq!(cpu.load(va), Ok(first.0));
     assert_eq!(cpu.store(va, 1), Err(Fault::ReadOnly { va }));
     assert_eq!(space.words(first)[0].load(Ordering::Acquire), first.0);
-    assert_eq!(space.translate(UPPER), Some((first, Prot::Read)));
+    assert_eq!(space.translate(UPPER), Some((first, Prot::READ)));
 }
 
 #[test]
 fn nothing_that_is_mapped_can_be_executed() {
     let (hardware, space) = machine(Config::default(), UPPER);
-    space.map_run(UPPER, frames(hardware.config().first, 1), Prot::ReadWrite).unwrap();
+    space.map_run(UPPER, frames(hardware.config().first, 1), Prot::READ_WRITE).unwrap();
     let va = UPPER.addr();
     assert_eq!(hardware.cpu(0).fetch(va), Err(Fault::NoExecute { va }));
 }
@@ -364,17 +364,17 @@ fn a_run_over_a_live_mapping_is_refused_whole() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
     let taken = page(UPPER, 598);
-    space.map_run(taken, frames(first, 1), Prot::Read).unwrap();
+    space.map_run(taken, frames(first, 1), Prot::READ).unwrap();
     let run = frames(Pfn(first.0 + 1), 600);
-    let error = space.map_run(UPPER, run, Prot::ReadWrite).unwrap_err();
+    let error = space.map_run(UPPER, run, Prot::READ_WRITE).unwrap_err();
     assert_eq!(error, MapError::Occupied { at: taken, by: first });
     for index in 0..600 {
-        let expected = (index == 598).then_some((first, Prot::Read));
+        let expected = (index == 598).then_some((first, Prot::READ));
         assert_eq!(space.translate(page(UPPER, index)), expected);
     }
     space.unmap_run(pages(taken, 1));
-    space.map_run(UPPER, run, Prot::ReadWrite).unwrap();
-    assert_eq!(space.translate(taken), Some((Pfn(first.0 + 599), Prot::ReadWrite)));
+    space.map_run(UPPER, run, Prot::READ_WRITE).unwrap();
+    assert_eq!(space.translate(taken), Some((Pfn(first.0 + 599), Prot::READ_WRITE)));
 }
 
 /// Goal: a map call that runs out of tables halfway leaves nothing mapped and leaks no table.
@@ -386,26 +386,26 @@ fn a_map_that_runs_out_of_tables_halfway_leaves_nothing_mapped_and_leaks_no_tabl
     let start = page(UPPER, 500); // 12 + 512 + 376 pages, in three leaf tables
     let (counted, space) = machine(Config::default(), UPPER);
     counted.faults().reset();
-    space.map_run(start, run(&counted), Prot::Read).unwrap();
+    space.map_run(start, run(&counted), Prot::READ).unwrap();
     let allocations = counted.faults().seen(Step::AllocTable);
     assert_eq!(allocations, 4, "a directory and three leaf tables");
 
     for n in 1..=allocations {
         let (hardware, space) = machine(Config::default(), UPPER);
         hardware.faults().fail_nth(Step::AllocTable, n);
-        let error = space.map_run(start, run(&hardware), Prot::Read).unwrap_err();
+        let error = space.map_run(start, run(&hardware), Prot::READ).unwrap_err();
         assert!(matches!(error, MapError::NoTable { .. }), "{error}");
         assert_eq!(hardware.faults().fired(Step::AllocTable), 1);
         assert!((0..900).all(|index| space.translate(page(start, index)).is_none()));
         assert_eq!(hardware.tables_reachable(), hardware.counters().tables_in_use);
         // What was kept serves the next call: no table is made twice.
-        space.map_run(start, run(&hardware), Prot::Read).unwrap();
+        space.map_run(start, run(&hardware), Prot::READ).unwrap();
         assert_eq!(hardware.counters().tables_in_use, counted.counters().tables_in_use);
     }
 
     // Kernel root, space root, directory pointers, directory, two leaf tables: one too few.
     let (hardware, space) = machine(Config { table_frames: Pages(6), ..Config::default() }, UPPER);
-    let error = space.map_run(start, run(&hardware), Prot::Read).unwrap_err();
+    let error = space.map_run(start, run(&hardware), Prot::READ).unwrap_err();
     assert_eq!(error, MapError::NoTable { at: page(UPPER, 1024) });
     assert_eq!(hardware.counters().tables_in_use, Pages(6));
     assert!((0..900).all(|index| space.translate(page(start, index)).is_none()));
@@ -415,7 +415,7 @@ fn a_map_that_runs_out_of_tables_halfway_leaves_nothing_mapped_and_leaks_no_tabl
 fn map_and_unmap_walk_once_a_leaf_table() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let start = page(UPPER, 500);
-    space.map_run(start, frames(hardware.config().first, 900), Prot::Read).unwrap();
+    space.map_run(start, frames(hardware.config().first, 900), Prot::READ).unwrap();
     assert_eq!(hardware.counters().mapper_walks, 3);
     space.unmap_run(pages(start, 900));
     assert_eq!(hardware.counters().mapper_walks, 6);
@@ -425,11 +425,11 @@ fn map_and_unmap_walk_once_a_leaf_table() {
 fn unmap_passes_over_pages_that_are_not_mapped() {
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
-    space.map_run(page(UPPER, 700), frames(first, 1), Prot::Read).unwrap();
-    space.map_run(page(UPPER, 702), frames(first, 1), Prot::Read).unwrap();
+    space.map_run(page(UPPER, 700), frames(first, 1), Prot::READ).unwrap();
+    space.map_run(page(UPPER, 702), frames(first, 1), Prot::READ).unwrap();
     space.unmap_run(pages(UPPER, 702));
     assert_eq!(space.translate(page(UPPER, 700)), None);
-    assert_eq!(space.translate(page(UPPER, 702)), Some((first, Prot::Read)));
+    assert_eq!(space.translate(page(UPPER, 702)), Some((first, Prot::READ)));
     assert_eq!(hardware.counters().flushes, 0, "unmap never flushes");
 }
 
@@ -438,12 +438,12 @@ fn pages_outside_every_window_and_frames_that_hold_tables_are_refused_by_a_panic
     let (hardware, space) = machine(Config::default(), UPPER);
     let first = frames(hardware.config().first, 1);
     let panics = |call: &dyn Fn()| catch_unwind(AssertUnwindSafe(call)).is_err();
-    assert!(panics(&|| space.map_run(page(UPPER, 2048), first, Prot::Read).unwrap()));
-    assert!(panics(&|| space.map_run(LOWER, first, Prot::Read).unwrap()));
+    assert!(panics(&|| space.map_run(page(UPPER, 2048), first, Prot::READ).unwrap()));
+    assert!(panics(&|| space.map_run(LOWER, first, Prot::READ).unwrap()));
     assert!(panics(&|| space.unmap_run(pages(page(UPPER, 2047), 2))));
-    assert!(panics(&|| space.map_run(UPPER, frames(space.cr3(), 1), Prot::Read).unwrap()));
+    assert!(panics(&|| space.map_run(UPPER, frames(space.cr3(), 1), Prot::READ).unwrap()));
     // The machine goes on.
-    space.map_run(UPPER, first, Prot::Read).unwrap();
+    space.map_run(UPPER, first, Prot::READ).unwrap();
 }
 
 // Spaces.
@@ -460,7 +460,7 @@ fn a_window_prepared_once_is_seen_by_every_space_made_before_and_after() {
     let after = hardware.space().unwrap();
 
     let run = frames(hardware.config().first, 16);
-    owner.map_run(Vpn(border.0 - 8), run, Prot::ReadWrite).unwrap();
+    owner.map_run(Vpn(border.0 - 8), run, Prot::READ_WRITE).unwrap();
     let cpu = hardware.cpu(0);
     for space in [&before, &owner, &after] {
         cpu.switch_to(space);
@@ -485,8 +485,8 @@ fn the_same_lower_pages_of_two_spaces_are_mapped_and_flushed_apart() {
     let b = hardware.space().unwrap();
     b.prepare(pages(LOWER, 2048)).unwrap();
     let (pfn_a, pfn_b) = (hardware.config().first, Pfn(hardware.config().first.0 + 7));
-    a.map_run(LOWER, frames(pfn_a, 1), Prot::ReadWrite).unwrap();
-    b.map_run(LOWER, frames(pfn_b, 1), Prot::ReadWrite).unwrap();
+    a.map_run(LOWER, frames(pfn_a, 1), Prot::READ_WRITE).unwrap();
+    b.map_run(LOWER, frames(pfn_b, 1), Prot::READ_WRITE).unwrap();
     let cpu = hardware.cpu(0);
     let load_in = |space: &AddressSpace| {
         cpu.switch_to(space);
@@ -509,8 +509,8 @@ fn a_switch_keeps_global_entries_and_with_pcids_all_of_them() {
         let (hardware, space) = machine(Config { pcid, ..Config::default() }, UPPER);
         space.prepare(pages(LOWER, 1)).unwrap();
         let first = hardware.config().first;
-        space.map_run(UPPER, frames(first, 1), Prot::Read).unwrap();
-        space.map_run(LOWER, frames(first, 1), Prot::Read).unwrap();
+        space.map_run(UPPER, frames(first, 1), Prot::READ).unwrap();
+        space.map_run(LOWER, frames(first, 1), Prot::READ).unwrap();
         let cpu = hardware.cpu(0);
         cpu.load(UPPER.addr()).unwrap();
         cpu.load(LOWER.addr()).unwrap();
@@ -529,12 +529,12 @@ fn a_switch_keeps_global_entries_and_with_pcids_all_of_them() {
 fn a_space_that_goes_gives_its_tables_back_and_leaves_no_cpu_in_it() {
     let (hardware, kept) = machine(Config::default(), UPPER);
     let first = hardware.config().first;
-    kept.map_run(UPPER, frames(first, 1), Prot::Read).unwrap();
+    kept.map_run(UPPER, frames(first, 1), Prot::READ).unwrap();
     let tables = hardware.counters().tables_in_use;
     let gone = hardware.space().unwrap();
     let cr3 = gone.cr3();
     gone.prepare(pages(LOWER, 2048)).unwrap();
-    gone.map_run(LOWER, frames(first, 600), Prot::Read).unwrap();
+    gone.map_run(LOWER, frames(first, 600), Prot::READ).unwrap();
     let cpu = hardware.cpu(0);
     cpu.switch_to(&gone);
     cpu.load(LOWER.addr()).unwrap();
@@ -618,7 +618,7 @@ fn each_kind_of_fault_fires_at_exactly_the_nth_call() {
         }
         Step::AllocTable => hardware.space().is_ok(),
         Step::MapRun => {
-            let is_mapped = owner.map_run(UPPER, first, Prot::Read).is_ok();
+            let is_mapped = owner.map_run(UPPER, first, Prot::READ).is_ok();
             assert_eq!(owner.translate(UPPER).is_some(), is_mapped);
             owner.unmap_run(pages(UPPER, 1));
             is_mapped
@@ -685,7 +685,7 @@ fn no_access_reaches_a_frame_after_its_shootdown_whatever_other_cpus_do() {
             if cycle >= 200 && strange_stores.load(Ordering::Acquire) >= 200 {
                 break;
             }
-            space.map_run(at, frames(pfn, 1), Prot::ReadWrite).unwrap();
+            space.map_run(at, frames(pfn, 1), Prot::READ_WRITE).unwrap();
             space.publish(pages(at, 1));
             assert_eq!(cpu.load(at.addr()), Ok(pfn.0));
             thread::yield_now();
@@ -725,6 +725,7 @@ fn no_access_reaches_a_frame_after_its_shootdown_whatever_other_cpus_do() {
 enum Op {
     Map { at: u64, len: u64, pfn: u64, prot: Prot },
     Unmap { at: u64, len: u64 },
+    Protect { at: u64, len: u64, prot: Prot },
     Flush { at: u64, len: u64 },
     Load { cpu: usize, at: u64 },
     Store { cpu: usize, at: u64 },
@@ -734,8 +735,21 @@ const SPAN: u64 = 32;
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let run = (0..SPAN).prop_flat_map(|at| (Just(at), 0..=SPAN - at));
-    let prot = prop_oneof![Just(Prot::Read), Just(Prot::ReadWrite)];
+    let rights = prop::sample::select(vec![Rights::Read, Rights::ReadWrite, Rights::ReadExecute]);
+    let cache = prop::sample::select(vec![
+        Cache::WriteBack,
+        Cache::WriteThrough,
+        Cache::WriteCombining,
+        Cache::Uncached,
+    ]);
+    let prot = (rights, cache, any::<bool>()).prop_map(|(rights, cache, user)| Prot {
+        rights,
+        cache,
+        user,
+    });
     let op = prop_oneof![
+        1 => (run.clone(), prot.clone())
+            .prop_map(|((at, len), prot)| Op::Protect { at, len, prot }),
         3 => (run.clone(), 0u64..64, prot)
             .prop_map(|((at, len), pfn, prot)| Op::Map { at, len: len / 3, pfn, prot }),
         2 => run.clone().prop_map(|(at, len)| Op::Unmap { at, len }),
@@ -782,6 +796,13 @@ proptest! {
                     space.unmap_run(pages(page(base, at), len));
                     mapped.retain(|page, _| !(at..at + len).contains(page));
                 }
+                Op::Protect { at, len, prot } => {
+                    space.protect_run(pages(page(base, at), len), prot);
+                    mapped
+                        .iter_mut()
+                        .filter(|(page, _)| (at..at + len).contains(page))
+                        .for_each(|(_, shown)| shown.1 = prot);
+                }
                 Op::Flush { at, len } => {
                     space.flush_all_cpus(&[pages(page(base, at), len)]);
                     for tlb in &mut tlbs {
@@ -806,8 +827,8 @@ proptest! {
                     let value = shown.map_or(0, |(pfn, _)| pfn.0);
                     let expected = match shown {
                         None => Err(Fault::NotPresent { va }),
-                        Some((_, Prot::Read)) => Err(Fault::ReadOnly { va }),
-                        Some((_, Prot::ReadWrite)) => Ok(()),
+                        Some((_, prot)) if prot.rights.may_write() => Ok(()),
+                        Some(_) => Err(Fault::ReadOnly { va }),
                     };
                     prop_assert_eq!(hardware.cpu(cpu).store(va, value), expected);
                     match shown {
@@ -821,8 +842,14 @@ proptest! {
                 let page = page(base, at);
                 let walked = mmu::walk(hardware.ram(), space.cr3(), page.addr()).ok();
                 let walked = walked.map(|found| {
-                    assert!(!found.executable && found.global == is_upper);
-                    (found.pfn, if found.writable { Prot::ReadWrite } else { Prot::Read })
+                    assert_eq!(found.global, is_upper);
+                    let rights = match (found.writable, found.executable) {
+                        (false, false) => Rights::Read,
+                        (true, false) => Rights::ReadWrite,
+                        (false, true) => Rights::ReadExecute,
+                        (true, true) => panic!("{page} is writable and executable"),
+                    };
+                    (found.pfn, Prot { rights, cache: found.cache, user: found.user })
                 });
                 prop_assert_eq!(walked, mapped.get(&at).copied());
                 prop_assert_eq!(space.translate(page), walked);

@@ -237,6 +237,10 @@ impl Mapper for &Meanwhile<'_> {
         self.space.unmap_run(at);
     }
 
+    fn protect_run(&self, at: PageRange, prot: Prot) {
+        self.space.protect_run(at, prot);
+    }
+
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         self.space.translate(at)
     }
@@ -424,7 +428,7 @@ fn local_maps_nest_and_cost_no_shootdown() {
         let (_on, cpu) = (hardware.run_on(1), hardware.cpu(1));
         for base in [0, 10] {
             let maps: Vec<_> =
-                (0..3).map(|i| local.map(1, frame(base + i), Prot::ReadWrite).unwrap()).collect();
+                (0..3).map(|i| local.map(1, frame(base + i), Prot::READ_WRITE).unwrap()).collect();
             for (i, map) in maps.iter().enumerate() {
                 assert_eq!(cpu.load(map.page().addr()), Ok(frame(base + i as u64).0));
                 assert_eq!(map.page().0, START.0 + 4 + i as u64);
@@ -446,22 +450,22 @@ fn local_maps_nest_and_cost_no_shootdown() {
 fn a_local_map_that_goes_out_of_order_is_a_typed_error() {
     with_local(3, |hardware, local| {
         let (_on, cpu) = (hardware.run_on(0), hardware.cpu(0));
-        let outer = local.map(0, frame(1), Prot::Read).unwrap();
-        let inner = local.map(0, frame(2), Prot::Read).unwrap();
+        let outer = local.map(0, frame(1), Prot::READ).unwrap();
+        let inner = local.map(0, frame(2), Prot::READ).unwrap();
         let (page, va) = (outer.page(), outer.page().addr());
         assert_eq!(cpu.load(va), Ok(frame(1).0));
         assert_eq!(outer.unmap(), Err(OutOfOrder { page, above: 1 }));
         assert_eq!(cpu.load(va), Err(Fault::NotPresent { va }));
         assert_eq!(cpu.load(inner.page().addr()), Ok(frame(2).0));
 
-        let youngest = local.map(0, frame(3), Prot::Read).unwrap();
+        let youngest = local.map(0, frame(3), Prot::READ).unwrap();
         assert!(youngest.page() > inner.page(), "not below one that is still there");
         let (cpu, depth) = (0, 3);
-        let err = local.map(0, frame(4), Prot::Read).unwrap_err();
+        let err = local.map(0, frame(4), Prot::READ).unwrap_err();
         assert_eq!(err, MapLocalError::TooDeep { cpu, depth });
         drop(youngest);
         assert_eq!(inner.unmap(), Ok(()));
-        assert_eq!(local.map(0, frame(4), Prot::Read).unwrap().page(), page);
+        assert_eq!(local.map(0, frame(4), Prot::READ).unwrap().page(), page);
     });
 }
 
@@ -470,10 +474,10 @@ fn a_local_map_that_goes_out_of_order_is_a_typed_error() {
 fn a_handler_maps_above_what_it_interrupts_even_where_waiting_is_forbidden() {
     with_local(2, |hardware, local| {
         let (_on, cpu) = (hardware.run_on(2), hardware.cpu(2));
-        let outer = local.map(2, frame(1), Prot::ReadWrite).unwrap();
+        let outer = local.map(2, frame(1), Prot::READ_WRITE).unwrap();
         {
             let _interrupt = hardware.interrupts_off();
-            let inner = local.map(2, frame(2), Prot::Read).unwrap();
+            let inner = local.map(2, frame(2), Prot::READ).unwrap();
             let va = inner.page().addr();
             assert_eq!(cpu.store(va, 0), Err(Fault::ReadOnly { va }));
             assert_eq!(cpu.load(va), Ok(frame(2).0));
@@ -492,7 +496,7 @@ fn without_its_flush_a_local_page_shows_the_old_frame() {
     hardware.omit_shootdown(true);
     let (_on, cpu) = (hardware.run_on(0), hardware.cpu(0));
     for pfn in [frame(1), frame(2)] {
-        let map = local.map(0, pfn, Prot::Read).unwrap();
+        let map = local.map(0, pfn, Prot::READ).unwrap();
         assert_eq!(cpu.load(map.page().addr()), Ok(frame(1).0));
     }
     assert_eq!(hardware.stale_hits(), 1);
@@ -503,12 +507,12 @@ fn without_its_flush_a_local_page_shows_the_old_frame() {
 fn a_failed_local_map_takes_no_page() {
     with_local(1, |hardware, local| {
         hardware.faults().fail_nth(Step::MapRun, 1);
-        let err = local.map(0, frame(0), Prot::Read).unwrap_err();
+        let err = local.map(0, frame(0), Prot::READ).unwrap_err();
         assert!(matches!(err, MapLocalError::Map(MapError::NoTable { .. })));
         assert_eq!(local.in_use(0), 0);
-        let (_on, map) = (hardware.run_on(0), local.map(0, frame(0), Prot::Read).unwrap());
+        let (_on, map) = (hardware.run_on(0), local.map(0, frame(0), Prot::READ).unwrap());
         assert_eq!(map.cpu(), 0);
-        let err = local.map(CPUS, frame(0), Prot::Read).unwrap_err();
+        let err = local.map(CPUS, frame(0), Prot::READ).unwrap_err();
         assert_eq!(err, MapLocalError::NoCpu { cpu: CPUS, cpus: CPUS });
     });
 }
@@ -524,8 +528,8 @@ fn three_cpus_map_locally_and_see_their_frames() {
                     let (_on, cpu) = (hardware.run_on(index), hardware.cpu(index));
                     for round in 0..1_500 {
                         let [a, b] = [frame(round % 7), frame(7 + (round + index as u64) % 7)];
-                        let outer = local.map(index, a, Prot::Read).unwrap();
-                        let inner = local.map(index, b, Prot::Read).unwrap();
+                        let outer = local.map(index, a, Prot::READ).unwrap();
+                        let inner = local.map(index, b, Prot::READ).unwrap();
                         assert_eq!(cpu.load(outer.page().addr()), Ok(a.0));
                         assert_eq!(cpu.load(inner.page().addr()), Ok(b.0));
                         assert_eq!((inner.unmap(), outer.unmap()), (Ok(()), Ok(())));

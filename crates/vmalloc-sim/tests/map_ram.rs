@@ -81,7 +81,7 @@ fn usage(free: u64, live: u64, dirty: u64) -> Usage {
 fn a_run_shows_its_frames_in_the_order_given() {
     with_ram(1, |hardware, ram| {
         let frames = [run(90, 3), run(7, 1), run(300, 0), run(40, 60)];
-        let at = ram.vm_map_ram(0, &frames, Prot::Read).unwrap();
+        let at = ram.vm_map_ram(0, &frames, Prot::READ).unwrap();
         assert_eq!(at.len, PAGES_MAX);
         assert!(all_see(hardware, at, &frames));
         assert_eq!(hardware.faults().seen(Step::MapRun), 3);
@@ -95,8 +95,8 @@ fn a_run_shows_its_frames_in_the_order_given() {
 #[test]
 fn runs_are_not_rounded_up_and_have_no_guard() {
     with_ram(1, |_, ram| {
-        let a = ram.vm_map_ram(0, &[run(0, 5)], Prot::Read).unwrap();
-        let b = ram.vm_map_ram(0, &[run(9, 3)], Prot::Read).unwrap();
+        let a = ram.vm_map_ram(0, &[run(0, 5)], Prot::READ).unwrap();
+        let b = ram.vm_map_ram(0, &[run(9, 3)], Prot::READ).unwrap();
         assert_eq!((a.len, b.start), (Pages(5), a.end()));
         assert_eq!(ram.usage().live, Pages(8));
     });
@@ -105,7 +105,7 @@ fn runs_are_not_rounded_up_and_have_no_guard() {
 #[test]
 fn nothing_and_more_than_a_run_can_hold_are_refused() {
     with_ram(1, |_, ram| {
-        let map = |frames: &[Extent]| ram.vm_map_ram(0, frames, Prot::Read);
+        let map = |frames: &[Extent]| ram.vm_map_ram(0, frames, Prot::READ);
         assert_eq!(map(&[]), Err(MapRamError::ZeroSize));
         assert_eq!(map(&[run(1, 0)]), Err(MapRamError::ZeroSize));
         let (pages, limit) = (Pages(65), Pages(64));
@@ -123,8 +123,8 @@ fn nothing_and_more_than_a_run_can_hold_are_refused() {
 fn unmap_wants_the_base_and_the_count_of_the_run() {
     with_ram(1, |hardware, ram| {
         let frames = [run(3, 4)];
-        let at = ram.vm_map_ram(0, &frames, Prot::Read).unwrap();
-        let _next = ram.vm_map_ram(0, &[run(20, 4)], Prot::Read).unwrap();
+        let at = ram.vm_map_ram(0, &frames, Prot::READ).unwrap();
+        let _next = ram.vm_map_ram(0, &[run(20, 4)], Prot::READ).unwrap();
         let (base, page) = (at.start.addr(), |i| Vpn(at.start.0 + i).addr());
         let unmap = |addr, count| ram.vm_unmap_ram(addr, Pages(count));
 
@@ -153,7 +153,7 @@ fn unmap_wants_the_base_and_the_count_of_the_run() {
 #[test]
 fn one_live_mapping_does_not_pin_its_block() {
     with_ram(1, |hardware, ram| {
-        let pin = ram.vm_map_ram(0, &[run(500, 1)], Prot::Read).unwrap();
+        let pin = ram.vm_map_ram(0, &[run(500, 1)], Prot::READ).unwrap();
         assert!(all_see(hardware, pin, &[run(500, 1)]));
         for round in 0..10 {
             // 1,023 pages: 15 groups whole, and what the pin leaves of the sixteenth.
@@ -161,7 +161,7 @@ fn one_live_mapping_does_not_pin_its_block() {
             let runs: Vec<_> = lens
                 .map(|len| {
                     let frames = [run(round * 7, len)];
-                    let at = ram.vm_map_ram(0, &frames, Prot::Read).unwrap();
+                    let at = ram.vm_map_ram(0, &frames, Prot::READ).unwrap();
                     assert!(all_see(hardware, at, &frames));
                     at
                 })
@@ -183,12 +183,12 @@ fn a_window_of_short_maps_costs_one_shootdown() {
     with_ram(3, |hardware, ram| {
         for i in 0..3 * BLOCK_PAGES.0 {
             let frames = [run(i % 1000, 1)];
-            let at = ram.vm_map_ram(1, &frames, Prot::Read).unwrap();
+            let at = ram.vm_map_ram(1, &frames, Prot::READ).unwrap();
             assert!(sees(hardware, 1, at, &frames));
             ram.vm_unmap_ram(at.start.addr(), Pages(1)).unwrap();
         }
         assert_eq!((ram.usage(), hardware.counters().flushes), (usage(0, 0, 3072), 0));
-        let at = ram.vm_map_ram(1, &[run(8, 2)], Prot::Read).unwrap();
+        let at = ram.vm_map_ram(1, &[run(8, 2)], Prot::READ).unwrap();
         assert!(all_see(hardware, at, &[run(8, 2)]));
         assert_eq!((ram.usage(), hardware.counters().flushes), (usage(3070, 2, 0), 1));
     });
@@ -203,12 +203,12 @@ fn without_its_flush_a_page_used_again_shows_the_old_frame() {
     ram.prepare().unwrap();
     hardware.omit_shootdown(true);
     let old = [run(0, 1)];
-    let at = ram.vm_map_ram(0, &old, Prot::Read).unwrap();
+    let at = ram.vm_map_ram(0, &old, Prot::READ).unwrap();
     assert!(all_see(&hardware, at, &old));
     ram.vm_unmap_ram(at.start.addr(), Pages(1)).unwrap();
     ram.vm_unmap_aliases().unwrap();
     assert_eq!(hardware.tlb_entries_showing(run(0, 1)), CPUS as u64);
-    assert_eq!(ram.vm_map_ram(0, &[run(1, 1)], Prot::Read), Ok(at));
+    assert_eq!(ram.vm_map_ram(0, &[run(1, 1)], Prot::READ), Ok(at));
     assert!(all_see(&hardware, at, &old));
     assert_eq!(hardware.stale_hits(), CPUS as u64);
 }
@@ -218,7 +218,7 @@ fn without_its_flush_a_page_used_again_shows_the_old_frame() {
 fn each_cpu_maps_in_a_block_of_its_own() {
     with_ram(3, |_, ram| {
         for cpu in 0..CPUS {
-            let at = ram.vm_map_ram(cpu, &[run(0, 1)], Prot::Read).unwrap();
+            let at = ram.vm_map_ram(cpu, &[run(0, 1)], Prot::READ).unwrap();
             assert_eq!(at.start.0, START.0 + cpu as u64 * BLOCK_PAGES.0);
         }
     });
@@ -234,7 +234,7 @@ fn unmap_aliases_leaves_no_translation_of_an_unmapped_frame() {
         // 16 runs of 64 pages fill a block.
         for i in 0..140 * 16 {
             let frames = [run(if i % 16 == 0 { i / 16 } else { 200 }, 64)];
-            runs.push((ram.vm_map_ram(0, &frames, Prot::Read).unwrap(), i));
+            runs.push((ram.vm_map_ram(0, &frames, Prot::READ).unwrap(), i));
         }
         let first_of = |at: PageRange| PageRange { start: at.start, len: Pages(1) };
         for &(at, i) in runs.iter().filter(|(_, i)| i % 16 == 0) {
@@ -261,19 +261,19 @@ fn unmap_aliases_leaves_no_translation_of_an_unmapped_frame() {
 fn a_context_that_may_not_wait_is_told_what_it_would_wait_for() {
     with_ram(1, |hardware, ram| {
         let runs: Vec<_> =
-            (0..16).map(|_| ram.vm_map_ram(0, &[run(0, 64)], Prot::Read).unwrap()).collect();
+            (0..16).map(|_| ram.vm_map_ram(0, &[run(0, 64)], Prot::READ).unwrap()).collect();
         {
             let _interrupt = hardware.interrupts_off();
             assert_eq!(ram.vm_unmap_aliases(), Ok(Pages(0)));
             ram.vm_unmap_ram(runs[3].start.addr(), Pages(64)).unwrap();
             let dirty = Pages(64);
-            let err = ram.vm_map_ram(0, &[run(1, 1)], Prot::Read);
+            let err = ram.vm_map_ram(0, &[run(1, 1)], Prot::READ);
             assert_eq!(err, Err(MapRamError::MayNotWait { dirty }));
             assert_eq!(ram.vm_unmap_aliases(), Err(AliasesError::MayNotWait));
         }
-        assert_eq!(ram.vm_map_ram(0, &[run(1, 63)], Prot::Read).unwrap().start, runs[3].start);
+        assert_eq!(ram.vm_map_ram(0, &[run(1, 63)], Prot::READ).unwrap().start, runs[3].start);
         let (wanted, free, flushing) = (Pages(2), Pages(1), Pages(0));
-        let err = ram.vm_map_ram(0, &[run(1, 2)], Prot::Read);
+        let err = ram.vm_map_ram(0, &[run(1, 2)], Prot::READ);
         assert_eq!(err, Err(MapRamError::NoRoom { wanted, free, flushing }));
     });
 }
@@ -287,14 +287,14 @@ fn a_map_that_fails_at_any_extent_leaves_nothing() {
     for n in 1..=frames.len() {
         with_ram(1, |hardware, ram| {
             hardware.faults().fail_nth(Step::MapRun, n as u64);
-            let err = ram.vm_map_ram(0, &frames, Prot::Read);
+            let err = ram.vm_map_ram(0, &frames, Prot::READ);
             assert!(matches!(err, Err(MapRamError::Map(MapError::NoTable { .. }))));
             let shown = frames[..n - 1].iter().map(|run| run.len.0).sum();
             assert_eq!(ram.usage(), usage(1024 - shown, 0, shown));
             assert!(ram.is_sound());
             assert_eq!(ram.vm_unmap_aliases(), Ok(Pages(shown)));
             assert_eq!(hardware.counters().flushes, u64::from(shown > 0));
-            let at = ram.vm_map_ram(0, &frames, Prot::Read).unwrap();
+            let at = ram.vm_map_ram(0, &frames, Prot::READ).unwrap();
             assert_eq!(at.start, START);
             assert!(all_see(hardware, at, &frames));
         });
@@ -331,6 +331,10 @@ impl Mapper for &Meanwhile<'_> {
         self.space.unmap_run(at);
     }
 
+    fn protect_run(&self, at: PageRange, prot: Prot) {
+        self.space.protect_run(at, prot);
+    }
+
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         self.space.translate(at)
     }
@@ -361,7 +365,7 @@ fn aliases_that_another_cpu_is_still_flushing_are_flushed_too() {
     other.prepare().unwrap();
     let in_flush = || {
         let (wanted, free, flushing) = (Pages(1), Pages(0), Pages(64));
-        let err = other.vm_map_ram(1, &[run(9, 1)], Prot::Read);
+        let err = other.vm_map_ram(1, &[run(9, 1)], Prot::READ);
         assert_eq!(err, Err(MapRamError::NoRoom { wanted, free, flushing }));
         assert_eq!(hardware.tlb_entries_showing(run(0, 64)), 64 * CPUS as u64);
         assert_eq!(other.vm_unmap_aliases(), Ok(Pages(0)));
@@ -369,13 +373,13 @@ fn aliases_that_another_cpu_is_still_flushing_are_flushed_too() {
     };
     let machine = Meanwhile { space, in_flush: &in_flush };
     let ram = MapRam::new(&words, CPUS, window(1), &machine).unwrap();
-    let first = ram.vm_map_ram(0, &[run(0, 64)], Prot::Read).unwrap();
+    let first = ram.vm_map_ram(0, &[run(0, 64)], Prot::READ).unwrap();
     for _ in 1..16 {
-        ram.vm_map_ram(0, &[run(100, 64)], Prot::Read).unwrap();
+        ram.vm_map_ram(0, &[run(100, 64)], Prot::READ).unwrap();
     }
     assert!(all_see(&hardware, first, &[run(0, 64)]));
     ram.vm_unmap_ram(first.start.addr(), Pages(64)).unwrap();
-    let again = ram.vm_map_ram(0, &[run(200, 64)], Prot::Read).unwrap();
+    let again = ram.vm_map_ram(0, &[run(200, 64)], Prot::READ).unwrap();
     assert!(all_see(&hardware, again, &[run(200, 64)]));
     assert_eq!((again, hardware.stale_hits(), ram.is_sound()), (first, 0, true));
 }
@@ -392,7 +396,7 @@ fn three_threads_share_a_block_and_see_their_frames() {
                     for round in 0..1_200_u64 {
                         let (a, b) = (1 + round * 7 % 24, 1 + round * 5 % 40);
                         let frames = [run(round % 300, a), run(300 + round % 300, b)];
-                        match ram.vm_map_ram(cpu, &frames, Prot::Read) {
+                        match ram.vm_map_ram(cpu, &frames, Prot::READ) {
                             Ok(at) => kept.push((at, frames)),
                             Err(MapRamError::NoRoom { .. }) => thread::yield_now(),
                             Err(e) => panic!("{e}"),
@@ -470,7 +474,7 @@ proptest! {
                     Op::Map { cpu, frames } => {
                         let frames: Vec<_> = frames.iter().map(|&(at, len)| run(at, len)).collect();
                         let len = frames.iter().map(|run| run.len.0).sum();
-                        match ram.vm_map_ram(cpu, &frames, Prot::Read) {
+                        match ram.vm_map_ram(cpu, &frames, Prot::READ) {
                             Ok(at) => {
                                 assert!((1..=64).contains(&len) && at.len == Pages(len));
                                 assert_eq!(at.start.0 / 64, (at.end().0 - 1) / 64);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use vmalloc_core::platform::Ram;
-use vmalloc_core::{Extent, Pages, Pfn, VirtAddr};
+use vmalloc_core::{Cache, Extent, Pages, Pfn, VirtAddr};
 use vmalloc_sim::{Access, Fault, SimRam, Translation, mmu};
 
 /// Indices 1, 2, 3, 4 from the root down, and byte 5 of the page.
@@ -38,7 +38,14 @@ fn walk(ram: &SimRam) -> Result<Translation, Fault> {
 
 #[test]
 fn four_levels_of_nine_bits_lead_to_the_frame() {
-    let found = Translation { pfn: Pfn(0x14), writable: true, executable: true, global: false };
+    let found = Translation {
+        pfn: Pfn(0x14),
+        writable: true,
+        executable: true,
+        user: false,
+        cache: Cache::WriteBack,
+        global: false,
+    };
     assert_eq!(walk(&tables()), Ok(found));
     for bit in [12, 21, 30, 39] {
         let va = VirtAddr(VA.0 ^ 1 << bit);

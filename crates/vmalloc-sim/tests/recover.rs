@@ -41,9 +41,9 @@ fn prepare(pool: &Pool) -> Prepared {
     };
     let own = dead.vmalloc(&Request::bytes(3 * 4096)).unwrap();
     let given = shared(&dead, 4);
-    witness.attach(&given, vmalloc_core::Prot::ReadWrite).unwrap();
+    witness.attach(&given, vmalloc_core::Prot::READ_WRITE).unwrap();
     let (taken, offered) = (shared(&witness, 5), shared(&witness, 600));
-    dead.attach(&taken, vmalloc_core::Prot::ReadWrite).unwrap();
+    dead.attach(&taken, vmalloc_core::Prot::READ_WRITE).unwrap();
     let apart = witness.vmalloc(&Request::bytes(2 * 4096)).unwrap();
     // Parked: of a chunk, and one with granules of its own; its and the witness's.
     for (engine, pages) in [(&dead, 3), (&dead, 700), (&witness, 6), (&witness, 500)] {
@@ -174,7 +174,7 @@ fn member_that_dies_in_share_leaves_nothing() {
 #[test]
 fn member_that_dies_in_attach_or_detach_leaves_nothing() {
     let moments = survive(|dead, prepared| {
-        dead.attach(&prepared.offered, vmalloc_core::Prot::ReadWrite).unwrap();
+        dead.attach(&prepared.offered, vmalloc_core::Prot::READ_WRITE).unwrap();
     });
     assert!(moments >= 4);
     survive(|dead, prepared| {
@@ -236,7 +236,7 @@ fn every_call_of_a_machine_in_place_fails_cleanly() {
         |e, _| told(e.vmalloc(&bytes(900))),
         |e, _| told(e.vzalloc(&bytes(3))),
         |e, p| told(e.share(p.own.id, p.own.generation, Publish::Shared)),
-        |e, p| told(e.attach(&p.offered, vmalloc_core::Prot::ReadWrite)),
+        |e, p| told(e.attach(&p.offered, vmalloc_core::Prot::READ_WRITE)),
         |e, p| told(e.vfree(p.own.addr())),
         |e, _| told(e.purge()),
     ];
@@ -300,7 +300,7 @@ fn regress_token_of_a_purged_area_was_malformed() {
     let _ = owner.detach(area.id, area.generation);
     owner.purge().unwrap();
     let guest = pool.engine(SURVIVOR);
-    let attach = |token: &Token| guest.attach(token, vmalloc_core::Prot::ReadWrite);
+    let attach = |token: &Token| guest.attach(token, vmalloc_core::Prot::READ_WRITE);
     let stale = AttachError::Stale { generation: token.generation };
     assert_eq!(attach(&token), Err(stale));
     assert_eq!(guest.look(&token), Err(stale));

@@ -20,15 +20,15 @@ fn regress_token_of_a_freed_area_gave_its_next_tenant_away() {
         let old = engine.share(first.id, first.generation, Publish::Shared).unwrap();
         let _ = engine.vfree(first.addr()).unwrap();
         let stale = AttachError::Stale { generation: old.generation };
-        assert_eq!(kernel.engine(1).attach(&old, Prot::ReadWrite), Err(stale));
+        assert_eq!(kernel.engine(1).attach(&old, Prot::READ_WRITE), Err(stale));
 
         let next = engine.vmalloc(&Request::bytes(4096)).unwrap();
         assert_eq!(next.addr(), first.addr(), "revived");
-        assert_eq!(kernel.engine(1).attach(&old, Prot::ReadWrite), Err(stale));
+        assert_eq!(kernel.engine(1).attach(&old, Prot::READ_WRITE), Err(stale));
 
         let new = engine.share(next.id, next.generation, Publish::Shared).unwrap();
-        assert_eq!(kernel.engine(1).attach(&old, Prot::ReadWrite), Err(stale));
-        assert!(kernel.engine(1).attach(&new, Prot::ReadWrite).is_ok());
+        assert_eq!(kernel.engine(1).attach(&old, Prot::READ_WRITE), Err(stale));
+        assert!(kernel.engine(1).attach(&new, Prot::READ_WRITE).is_ok());
     });
 }
 
@@ -42,7 +42,7 @@ fn regress_token_made_up_for_a_private_area_was_good() {
         let (generation, pages, backing) = (area.generation, area.pages.len, area.backing);
         let made_up = vmalloc_core::Token { area: area.id, generation, pages, backing };
         let stale = AttachError::Stale { generation };
-        assert_eq!(kernel.engine(1).attach(&made_up, Prot::ReadWrite), Err(stale));
+        assert_eq!(kernel.engine(1).attach(&made_up, Prot::READ_WRITE), Err(stale));
     });
 }
 
@@ -52,11 +52,11 @@ fn regress_attached_area_could_be_shared_on() {
     SimKernel::run(KernelConfig::default(), |kernel| {
         let area = kernel.engine(0).vmalloc(&Request::bytes(4096)).unwrap();
         let token = kernel.engine(0).share(area.id, area.generation, Publish::Shared).unwrap();
-        let guest = kernel.engine(1).attach(&token, Prot::ReadWrite).unwrap();
+        let guest = kernel.engine(1).attach(&token, Prot::READ_WRITE).unwrap();
         let generation = guest.generation;
         let on = kernel.engine(1).share(guest.id, generation, Publish::Shared);
         assert_eq!(on, Err(ShareError::Stale { generation }));
-        assert!(kernel.engine(1).attach(&token, Prot::ReadWrite).is_ok());
+        assert!(kernel.engine(1).attach(&token, Prot::READ_WRITE).is_ok());
     });
 }
 
@@ -106,7 +106,7 @@ fn regress_vmap_of_a_frame_past_2_to_40_showed_another() {
         for start in [Pfn((1 << 40) + 0x100), Pfn(u64::MAX - 1), Pfn(u64::MAX)] {
             let run = Extent { start, len: Pages(1) };
             let refused = AllocError::Back(BackError::NoSuchFrames { run });
-            assert_eq!(engine.vmap(&[run], Prot::Read), Err(refused));
+            assert_eq!(engine.vmap(&[run], Prot::READ), Err(refused));
         }
         assert_eq!(kernel.verify(), Ok(()));
         assert_eq!(engine.areas().next(), None);

@@ -44,7 +44,7 @@ fn work(kernel: &SimKernel<'_>, thread: usize, rounds: u64) {
             if random.below(4) == 0 {
                 // Shared to the other space, which keeps it a moment longer than the owner.
                 let token = engine.share(area.id, area.generation, Publish::Shared).unwrap();
-                let guest = other.attach(&token, Prot::ReadWrite);
+                let guest = other.attach(&token, Prot::READ_WRITE);
                 let _ = engine.vfree(area.addr()).unwrap();
                 if let Ok(guest) = guest {
                     let _ = other.vunmap(guest.addr()).unwrap();

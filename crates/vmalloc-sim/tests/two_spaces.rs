@@ -21,7 +21,7 @@ fn two_spaces_show_the_same_frames_at_different_addresses() {
 
         let area = owner.vzalloc(&Request::bytes(20 * 4096)).unwrap();
         let token = owner.share(area.id, area.generation, Publish::Shared).unwrap();
-        let view = guest.attach(&token, Prot::ReadWrite).unwrap();
+        let view = guest.attach(&token, Prot::READ_WRITE).unwrap();
         assert_ne!(view.addr(), area.addr());
         assert_eq!(view.pages.len, area.pages.len);
         for page in 0..20 {
@@ -62,7 +62,7 @@ fn one_space_may_write_what_another_may_only_read() {
     SimKernel::run(KernelConfig::default(), |kernel| {
         let area = kernel.engine(0).vzalloc(&Request::bytes(4096)).unwrap();
         let token = kernel.engine(0).share(area.id, area.generation, Publish::Frozen).unwrap();
-        let view = kernel.engine(1).attach(&token, Prot::Read).unwrap();
+        let view = kernel.engine(1).attach(&token, Prot::READ).unwrap();
         let guest = kernel.cpu(CPUS_PER_SPACE);
         kernel.cpu(0).store(area.addr(), 5).unwrap();
         assert_eq!(guest.load(view.addr()), Ok(5));

@@ -128,7 +128,7 @@ impl Member {
                 Ok(area)
             }
             None => {
-                let area = self.engine().attach(token, Prot::ReadWrite)?;
+                let area = self.engine().attach(token, Prot::READ_WRITE)?;
                 let entry = Attached { generation: token.generation, handles: 1 };
                 attached.insert(token.area.0, entry);
                 Ok(area)

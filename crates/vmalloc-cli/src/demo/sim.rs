@@ -218,7 +218,7 @@ impl<'a, 'k> Stage<'a, 'k> {
         areas_lines(self.tell, &areas)?;
         let mut views = vec![Mapped { space: 0, at: block.addr() }];
         for space in 1..self.kernel.spaces() {
-            let attached = self.kernel.engine(space).attach(&token, Prot::ReadWrite);
+            let attached = self.kernel.engine(space).attach(&token, Prot::READ_WRITE);
             let view = Mapped { space, at: told(attached, "attaching")?.addr() };
             check(
                 self.first_wrong(view, 0..block.bytes as usize, self.block_key())?.is_none(),
@@ -297,7 +297,7 @@ impl<'a, 'k> Stage<'a, 'k> {
         let _ = told(kernel.engine(0).free(block.id, block.generation), "freeing the block")?;
         // What was over the limit is purged below.
         let _ = kernel.engine(0).detach(block.id, block.generation);
-        let again = kernel.engine(0).attach(token, Prot::ReadWrite);
+        let again = kernel.engine(0).attach(token, Prot::READ_WRITE);
         check(again.is_err(), "a freed block could be attached to by its token")?;
         for view in &views[1..views.len() - 1] {
             let _ = told(kernel.engine(view.space).vunmap(view.at), "unmapping")?;

@@ -35,9 +35,13 @@ impl Mapper for &Toy {
         (at.start.0..at.end().0).for_each(|page| self.at(Vpn(page)).store(0, Ordering::Release));
     }
 
+    fn protect_run(&self, _: PageRange, _: Prot) {
+        unreachable!("a kmap window has one protection");
+    }
+
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         let pfn = self.at(at).load(Ordering::Acquire);
-        (pfn != 0).then_some((Pfn(pfn), Prot::ReadWrite))
+        (pfn != 0).then_some((Pfn(pfn), Prot::READ_WRITE))
     }
 }
 

@@ -162,7 +162,7 @@ impl Machine for InPlace<'_> {
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
         let is_backed = self.0.backed.borrow().contains(&page.0);
-        is_backed.then_some((Pfn(page.0), Prot::ReadWrite))
+        is_backed.then_some((Pfn(page.0), Prot::READ_WRITE))
     }
 }
 
@@ -185,9 +185,9 @@ fn prepare(pool: &Pool) -> Prepared {
     let own = dead.vmalloc(&bytes(3)).unwrap();
     let solo = dead.vmalloc(&bytes(500)).unwrap();
     let given = shared(&dead, 4);
-    witness.attach(&given, Prot::ReadWrite).unwrap();
+    witness.attach(&given, Prot::READ_WRITE).unwrap();
     let (taken, offered) = (shared(&witness, 5), shared(&witness, 600));
-    dead.attach(&taken, Prot::ReadWrite).unwrap();
+    dead.attach(&taken, Prot::READ_WRITE).unwrap();
     let apart = witness.vmalloc(&bytes(2)).unwrap();
     for (engine, pages) in [(&dead, 3), (&dead, 700), (&witness, 6), (&witness, 500)] {
         let parked = engine.vmalloc(&bytes(pages).align_bytes(8192)).unwrap();
@@ -307,7 +307,7 @@ fn member_that_dies_in_share_leaves_nothing() {
 
 #[test]
 fn member_that_dies_in_attach_or_detach_leaves_nothing() {
-    survive(|dead, prepared| dead.attach(&prepared.offered, Prot::ReadWrite).unwrap());
+    survive(|dead, prepared| dead.attach(&prepared.offered, Prot::READ_WRITE).unwrap());
     survive(|dead, prepared| dead.detach(prepared.taken.area, prepared.taken.generation));
     survive(|dead, prepared| {
         let _ = dead.free(prepared.taken.area, prepared.taken.generation).unwrap();

@@ -282,7 +282,7 @@ impl Machine for InPlace<'_> {
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
         let is_backed = self.0.ground.borrow().backed.contains_key(&page.0);
-        is_backed.then_some((Pfn(page.0), Prot::ReadWrite))
+        is_backed.then_some((Pfn(page.0), Prot::READ_WRITE))
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {

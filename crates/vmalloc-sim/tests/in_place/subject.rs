@@ -142,7 +142,7 @@ impl Subject for InPlaceSubject<'_> {
 
     fn attach(&mut self, member: usize, token: TokenKey) -> Result<Handle, AttachError> {
         let (token, how) = self.tokens[token.0];
-        let area = self.engine(member).attach(&token, Prot::ReadWrite)?;
+        let area = self.engine(member).attach(&token, Prot::READ_WRITE)?;
         Ok(self.handle(member, area, how == Publish::Shared))
     }
 
@@ -158,7 +158,7 @@ impl Subject for InPlaceSubject<'_> {
     fn give_frames(&mut self, _frames: &[Pfn]) {}
 
     fn vmap(&mut self, member: usize, frames: &[Extent]) -> Result<Handle, AllocError> {
-        let area = self.engine(member).vmap(frames, Prot::ReadWrite)?;
+        let area = self.engine(member).vmap(frames, Prot::READ_WRITE)?;
         Ok(self.handle(member, area, true))
     }
 
