@@ -52,6 +52,8 @@ pub enum Command {
     Info(InfoArgs),
     /// List the pools of this machine that you may see.
     List(ListArgs),
+    /// Watch a pool at work: members, areas, rates, frames by state.
+    Top(crate::top::TopArgs),
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),

@@ -5,15 +5,15 @@
 //! so that a pipe gets all of them.
 
 use crate::args::InfoArgs;
-use crate::failure::{Done, Failure, not_opened};
+use crate::failure::{Done, Failure};
 use crate::show::{COLUMNS, Printable, area_line, count, percent};
 use crate::size::Size;
+use crate::target::{self, Looked};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vmalloc::core::{Area, Stats};
-use vmalloc::{Info, MemberInfo, Onlooker};
+use vmalloc::{Info, MemberInfo};
 
 /// A pool, as `--json` tells it.
 #[derive(Serialize)]
@@ -71,18 +71,9 @@ pub struct StatsJson {
     recovered: u64,
 }
 
-/// A pool and how it was found.
-struct Looked {
-    path: PathBuf,
-    pool: Onlooker,
-}
-
 /// Prints the pool or pools.
 pub fn run(args: &InfoArgs) -> Done {
-    let found = match pid(&args.target) {
-        Some(pid) => of_process(pid)?,
-        None => vec![look(args.target.clone())?],
-    };
+    let found = target::all(&args.target)?;
     let mut out = io::stdout().lock();
     let printed = if args.json {
         let pools: Vec<PoolJson> = found.iter().map(PoolJson::of).collect();
@@ -98,37 +89,6 @@ pub fn run(args: &InfoArgs) -> Done {
         })
     };
     printed.and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
-}
-
-/// The process that a target of digits alone names.
-fn pid(target: &Path) -> Option<u32> {
-    target.to_str().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
-}
-
-fn look(path: PathBuf) -> Result<Looked, Failure> {
-    match Onlooker::open(&path) {
-        Ok(pool) => Ok(Looked { path, pool }),
-        Err(e) => Err(not_opened(&path, &e)),
-    }
-}
-
-fn of_process(pid: u32) -> Result<Vec<Looked>, Failure> {
-    let folder = format!("/proc/{pid}/fd");
-    std::fs::read_dir(&folder).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Failure::new(format_args!(
-            "there is no process {pid} (write ./{pid} for a file of that name)"
-        )),
-        _ => Failure::new(format_args!("process {pid}: {folder}: {e}")),
-    })?;
-    let pools = vmalloc::list().into_iter().filter(|pool| pool.pids.contains(&pid));
-    // One that closes while we look is not there any more.
-    let found: Vec<Looked> = pools.filter_map(|pool| look(pool.path).ok()).collect();
-    if found.is_empty() {
-        return Err(Failure::new(format_args!(
-            "process {pid} has no pool open; `vmalloc list` shows the pools there are"
-        )));
-    }
-    Ok(found)
 }
 
 impl Looked {
@@ -176,7 +136,7 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     writeln!(out, "  made      {} ago", age(now.saturating_sub(info.made_unix_s)))
 }
 
-fn life(member: &MemberInfo) -> &'static str {
+pub fn life(member: &MemberInfo) -> &'static str {
     match member.alive {
         Some(true) => "alive",
         Some(false) => "dead: the next member recovers what it held",
@@ -185,7 +145,7 @@ fn life(member: &MemberInfo) -> &'static str {
 }
 
 /// `45 s`, `12 min`, `5 h`, `3 days`.
-fn age(seconds: u64) -> String {
+pub fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),

@@ -20,11 +20,11 @@ const SHM: &str = "/dev/shm";
 
 /// A pool in the list.
 #[derive(Serialize)]
-struct Row {
+pub struct Row {
     id: String,
     name: String,
     /// What opens it.
-    path: String,
+    pub path: String,
     capacity_bytes: u64,
     used_bytes: u64,
     areas: usize,
@@ -47,7 +47,8 @@ pub fn run(args: &ListArgs) -> Done {
     printed.and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
 }
 
-fn rows() -> Vec<Row> {
+/// Every pool of this machine that this user may see.
+pub fn rows() -> Vec<Row> {
     let mut seen = HashSet::new();
     let mut is_new =
         |path: &Path| path.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino())));

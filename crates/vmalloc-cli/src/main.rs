@@ -3,7 +3,7 @@
 //! ```text
 //!   args ─▶ main ─┬─ demo                    the story, on real memory or on a simulated machine
 //!                 ├─ create, put, get, rm    a pool as a place for files, at memory speed
-//!                 └─ info, list              what is there; changes nothing
+//!                 └─ info, list, top         what is there; changes nothing
 //! ```
 //!
 //! One file a command. Results go to stdout, everything for people's eyes alone (progress,
@@ -19,11 +19,14 @@ mod failure;
 mod get;
 mod info;
 mod list;
+mod process;
 mod progress;
 mod put;
 mod rm;
 mod show;
 mod size;
+mod target;
+mod top;
 
 use args::{Args, Command};
 use clap::Parser as _;
@@ -52,6 +55,7 @@ fn run(args: Args) -> Done {
         Command::Rm(args) => rm::run(&args),
         Command::Info(args) => info::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }
 }

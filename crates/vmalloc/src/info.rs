@@ -15,7 +15,7 @@ use vmalloc_core::{Area, Kind, Owner, PAGE_SIZE, Pages, Stats};
 /// A pool, seen from outside: mapped, and not joined. Takes no slot, and writes nothing.
 #[derive(Debug)]
 pub struct Onlooker {
-    ground: Ground,
+    pub(crate) ground: Ground,
 }
 
 /// Totals of a pool.

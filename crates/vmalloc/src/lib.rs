@@ -38,6 +38,7 @@ mod guards;
 mod header;
 mod info;
 mod linear;
+mod look;
 mod member;
 mod options;
 mod os;

@@ -33,6 +33,7 @@ pub(crate) mod claims;
 pub(crate) mod commit;
 pub(crate) mod copy;
 pub(crate) mod discover;
+pub(crate) mod extents;
 pub(crate) mod fail;
 pub(crate) mod file;
 pub(crate) mod fork;

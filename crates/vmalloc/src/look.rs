@@ -1,0 +1,43 @@
+//! Where an area's bytes are, for tools that show it: in the file, and in the members' addresses.
+//!
+//! Neighbours: [`crate::info`] has the totals and the list of areas. Nothing here writes, and
+//! nothing touches a page: a read of a hole would give it memory.
+
+use crate::info::Onlooker;
+use std::ops::Range;
+use vmalloc_core::{Area, PAGE_SIZE, PageRange, Pages, Vpn};
+
+impl Onlooker {
+    /// The runs of an area's pages that hold data, as pages of the window, ascending. A page that
+    /// is committed and was never touched holds none yet. Linux: `SEEK_DATA`.
+    ///
+    /// # Errors
+    ///
+    /// What the file said.
+    pub fn extents_of(&self, area: &Area) -> std::io::Result<Vec<PageRange>> {
+        let span = self.ground.span(area.pages);
+        let page = PAGE_SIZE as u64;
+        let first = |start: u64| (start - span.start) / page;
+        let runs = self.ground.mapping.file().data_within(span)?;
+        let extent = |run: crate::os::Span| PageRange {
+            start: Vpn(area.pages.start.0 + first(run.start)),
+            len: Pages(run.len.div_ceil(page)),
+        };
+        Ok(runs.into_iter().map(extent).collect())
+    }
+
+    /// The bytes of the pool's file where an area lies: what a member's line in
+    /// `/proc/PID/maps` counts from.
+    #[must_use]
+    pub fn file_range(&self, area: &Area) -> Range<u64> {
+        let span = self.ground.span(area.pages);
+        span.start..span.start + span.len
+    }
+
+    /// The pool's file: device and inode, as in `stat` and `/proc/PID/maps`.
+    #[must_use]
+    pub fn file_id(&self) -> (u64, u64) {
+        let id = self.ground.mapping.file().id();
+        (id.dev, id.ino)
+    }
+}
