@@ -152,6 +152,16 @@ pub trait Machine {
     /// Fills the pages with zeros.
     fn zero(&self, view: &View);
 
+    /// Makes the border before page `at` one at which a later `unmap` may begin or end.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NoTable`]; nothing has changed.
+    fn split(&self, at: Vpn) -> Result<(), MapError> {
+        let _ = at;
+        Ok(())
+    }
+
     /// Makes the pages invalid. Never flushes; idempotent.
     fn unmap(&self, pages: PageRange);
 

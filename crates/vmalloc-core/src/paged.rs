@@ -203,6 +203,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         self.each_extent(view.backing, |run| self.hardware.zero(run));
     }
 
+    fn split(&self, at: Vpn) -> Result<(), MapError> {
+        self.hardware.split(at)
+    }
+
     fn unmap(&self, pages: PageRange) {
         self.hardware.unmap_run(pages);
     }

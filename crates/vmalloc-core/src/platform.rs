@@ -83,6 +83,14 @@ pub trait Ram {
     /// Fills the frames of `run` with zeros.
     fn zero(&self, run: Extent);
 
+    /// How many frames of `run` are RAM, whoever owns them. What is no RAM is a device's: it may
+    /// be shown ([`crate::Engine::vmap_pfn`]), and is never read or zeroed. Linux: `pfn_valid`.
+    ///
+    /// The default: all of them, so that nothing can be taken for a device's.
+    fn ram_in(&self, run: Extent) -> Pages {
+        run.len
+    }
+
     /// The pages at which the direct map shows `run`, if the machine's [`Mapper`] can change their
     /// protection: then a protection that is asked for with [`crate::flags::RESET_PERMS`] holds
     /// there, too. The default: it cannot.

@@ -112,6 +112,7 @@ fn shrink<M: Machine>(
     let new = Shape { birth: next_birth(context), ..new };
     let after = context.view(record.id, slot, &new);
     let tail = PageRange { start: after.pages.end(), len: Pages(old.pages.0 - new.pages.0) };
+    context.machine.split(tail.start).map_err(ResizeError::Map)?;
     // The guard moves first: if it cannot, nothing has changed.
     let none = PageRange { start: tail.start, len: Pages(0) };
     context.machine.map_more(&after, none).map_err(ResizeError::Map)?;

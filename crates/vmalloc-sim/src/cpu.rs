@@ -15,7 +15,7 @@ use crate::space::AddressSpace;
 use crate::tables::Root;
 use crate::tlb::{Cached, SpaceId, Tag};
 use std::sync::atomic::Ordering;
-use vmalloc_core::{PAGE_SIZE, PageRange, Pages, VirtAddr, Vpn};
+use vmalloc_core::{Cache, PAGE_SIZE, PageRange, Pages, VirtAddr, Vpn};
 
 /// One CPU of a [`Hardware`]. A handle: as many as you like lead to the same CPU.
 #[derive(Clone, Copy)]
@@ -169,6 +169,11 @@ impl<'a> Cpu<'a> {
     ) -> Result<(), Fault> {
         let core = &mut *lock(&self.hardware.cores[self.index]);
         let found = self.translate(core, va, access)?;
+        let device = self.hardware.ram.device_frames();
+        let is_cached = matches!(found.cache, Cache::WriteBack | Cache::WriteThrough);
+        if is_cached && found.pfn >= device.start && found.pfn < device.end() {
+            return Err(Fault::CachedDevice { va, pfn: found.pfn });
+        }
         use_frame(found).ok_or(Fault::NoRam { va, pfn: found.pfn })
     }
 

@@ -69,19 +69,29 @@ pub struct KernelConfig {
     pub lazy_pages_max: Pages,
     /// The TLB of each CPU.
     pub tlb: TlbSize,
+    /// See [`Config::direct_map`].
+    pub direct_map: bool,
+    /// See [`Config::device_frames`].
+    pub device_frames: Pages,
+}
+
+impl KernelConfig {
+    /// 512 frames, two spaces with windows of 128 MiB, unlimited TLBs.
+    pub const USUAL: KernelConfig = KernelConfig {
+        frames: Pages(512),
+        window: Pages(32 << 10),
+        spaces: 2,
+        backings: 4096,
+        lazy_pages_max: Pages(256),
+        tlb: TlbSize::Unlimited,
+        direct_map: false,
+        device_frames: Pages(0),
+    };
 }
 
 impl Default for KernelConfig {
-    /// 512 frames, two spaces with windows of 128 MiB, unlimited TLBs.
     fn default() -> KernelConfig {
-        KernelConfig {
-            frames: Pages(512),
-            window: Pages(32 << 10),
-            spaces: 2,
-            backings: 4096,
-            lazy_pages_max: Pages(256),
-            tlb: TlbSize::Unlimited,
-        }
+        KernelConfig::USUAL
     }
 }
 
@@ -328,11 +338,14 @@ fn window_start(index: usize) -> Vpn {
 fn hardware(config: &KernelConfig) -> Arc<Hardware> {
     let leaves = config.window.0.div_ceil(512) + 2;
     let tables = (leaves + leaves.div_ceil(512) + 8) * config.spaces as u64 + 8;
+    let tables = tables + if config.direct_map { config.frames.0.div_ceil(512) + 4 } else { 0 };
     Hardware::new(Config {
         frames: config.frames,
         table_frames: Pages(tables),
         cpus: config.spaces * CPUS_PER_SPACE,
         tlb: config.tlb,
+        direct_map: config.direct_map,
+        device_frames: config.device_frames,
         ..Config::default()
     })
 }

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use vmalloc_core::platform::MapError;
-use vmalloc_core::{Extent, PageRange, Pages, Pfn, VirtAddr, Vpn};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, VirtAddr, Vpn};
 
 /// What to build.
 ///
@@ -56,7 +56,15 @@ pub struct Config {
     /// Whether a CPU remembers that a page was not mapped until somebody publishes it, as RISC-V
     /// allows and x86_64 does not. Shows a missing `publish`.
     pub remembers_invalid: bool,
+    /// Whether the kernel's half shows every data frame, as a kernel's direct map does, writable
+    /// and in huge leaves where they fit. The engine can then protect frames there, too.
+    pub direct_map: bool,
+    /// How many frames of a device's registers lie behind the RAM.
+    pub device_frames: Pages,
 }
+
+/// Where the direct map shows frame 0.
+const DIRECT: Vpn = Vpn(0xf_fffc_0000_0000);
 
 impl Default for Config {
     /// 1,024 frames from 0x100 on, 64 for tables, two CPUs with unlimited TLBs, x86_64 without
@@ -70,6 +78,8 @@ impl Default for Config {
             tlb: TlbSize::Unlimited,
             pcid: false,
             remembers_invalid: false,
+            direct_map: false,
+            device_frames: Pages(0),
         }
     }
 }
@@ -164,10 +174,17 @@ impl Hardware {
     #[must_use]
     pub fn new(config: Config) -> Arc<Hardware> {
         assert!(config.cpus > 0, "a machine needs a CPU");
-        let ram = Arc::new(SimRam::new(config.first, config.frames, config.table_frames));
+        let Config { first, frames, table_frames, device_frames, .. } = config;
+        let ram = Arc::new(SimRam::with_device(first, frames, table_frames, device_frames));
         let faults = Arc::new(FaultPlan::new());
         let tables = Tables::new(Arc::clone(&ram), Arc::clone(&faults));
         let root = tables.kernel_root();
+        if config.direct_map {
+            let (data, prot) = (ram.data_frames(), Prot::READ_WRITE);
+            let all = PageRange { start: direct(data.start), len: data.len };
+            tables.prepare(root, all).expect("frames for the direct map's tables");
+            tables.map_run(root, all.start, data, prot).expect("and for those below");
+        }
         let core = |_| Mutex::new(Core { root, tlb: Entries::new(config.tlb) });
         Arc::new(Hardware {
             config,
@@ -257,13 +274,16 @@ impl Hardware {
         *lock(&self.first_stale_hit)
     }
 
-    /// How many entries, in all TLBs, still show a frame of `run`. A frame that reaches a new
+    /// How many entries, in all TLBs, still show a frame of `run`, the direct map's not among them. A frame that reaches a new
     /// owner while this is not zero was handed out before its shootdown, whether or not any
     /// access ever shows it. O(TLB entries).
     #[must_use]
     pub fn tlb_entries_showing(&self, run: Extent) -> u64 {
-        let shows = |cached| match cached {
-            Cached::Valid(found) => found.pfn >= run.start && found.pfn < run.end(),
+        // The direct map shows a frame whoever owns it.
+        let shows = |page, cached| match cached {
+            Cached::Valid(found) => {
+                (run.start..run.end()).contains(&found.pfn) && page != direct(found.pfn)
+            }
             Cached::Invalid => false,
         };
         self.cores.iter().map(|core| lock(core).tlb.count(shows)).sum()
@@ -344,6 +364,13 @@ impl Hardware {
         }
     }
 
+    /// Where the direct map shows `run`.
+    pub(crate) fn direct(&self, run: Extent) -> Option<PageRange> {
+        let data = self.ram.data_frames();
+        let is_shown = self.config.direct_map && run.start >= data.start && run.end() <= data.end();
+        is_shown.then_some(PageRange { start: direct(run.start), len: run.len })
+    }
+
     pub(crate) fn report_stale(&self, hit: StaleHit) {
         self.meters.stale_hits.fetch_add(1, Ordering::AcqRel);
         lock(&self.first_stale_hit).get_or_insert(hit);
@@ -382,6 +409,10 @@ impl Drop for RunsOn<'_> {
     fn drop(&mut self) {
         lock(&self.hardware.pinned).remove(&thread::current().id());
     }
+}
+
+fn direct(pfn: Pfn) -> Vpn {
+    Vpn(DIRECT.0 + pfn.0)
 }
 
 /// Takes `mutex`, poisoned or not: nothing here is left half changed by a panic.

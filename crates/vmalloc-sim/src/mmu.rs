@@ -114,6 +114,14 @@ pub enum Fault {
         /// The address of the access.
         va: VirtAddr,
     },
+    /// A device's registers at `pfn`, through a mapping that caches: a real machine would not
+    /// fault here, and go wrong later.
+    CachedDevice {
+        /// The address of the access.
+        va: VirtAddr,
+        /// What is shown there.
+        pfn: Pfn,
+    },
     /// There is no RAM at `pfn`, which a table or CR3 named.
     NoRam {
         /// The address of the access.
@@ -217,6 +225,9 @@ impl fmt::Display for Fault {
                 write!(f, "entry {entry:#x} of level {level} for {va} has a reserved bit set")
             }
             Fault::NonCanonical { va } => write!(f, "{va} is not canonical"),
+            Fault::CachedDevice { va, pfn } => {
+                write!(f, "{va} shows {pfn}, a device's, and would cache it")
+            }
             Fault::NoRam { va, pfn } => write!(f, "the tables lead {va} to {pfn}, which is no RAM"),
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   pfn  first              first + data        first + data + tables
-//!        [ data frames ............ | table frames ........ ]
-//!          the engine's: Ram::words   the mapper's own
+//!        [ data frames ............ | table frames ........ ]   [ device ]
+//!          the engine's: Ram::words   the mapper's own            no RAM
 //! ```
+//!
+//! Behind it there may be a device's registers: words on the bus that are no RAM.
 //!
 //! Fresh RAM holds junk, never zeros, so that memory handed out without zeroing shows. The engine
 //! reaches data frames alone: asking for a table frame through [`Ram::words`] panics. The MMU
@@ -21,6 +23,7 @@ pub struct SimRam {
     // Constant after construction.
     data: Extent,
     tables: Extent,
+    device: Extent,
     // Written by everyone.
     words: Vec<AtomicU64>,
 }
@@ -34,12 +37,24 @@ impl SimRam {
     /// If the size in words does not fit in a `usize`.
     #[must_use]
     pub fn new(first: Pfn, data: Pages, tables: Pages) -> SimRam {
+        SimRam::with_device(first, data, tables, Pages(0))
+    }
+
+    /// The same, and behind the RAM `device` frames of registers, which are no RAM.
+    ///
+    /// # Panics
+    ///
+    /// As [`SimRam::new`].
+    #[must_use]
+    pub fn with_device(first: Pfn, data: Pages, tables: Pages, device: Pages) -> SimRam {
         let data = Extent { start: first, len: data };
         let tables = Extent { start: data.end(), len: tables };
-        let frames = usize::try_from(data.len.0 + tables.len.0).expect("fewer frames");
+        let device = Extent { start: tables.end(), len: device };
+        let frames = data.len.0 + tables.len.0 + device.len.0;
+        let frames = usize::try_from(frames).expect("fewer frames");
         let len = frames.checked_mul(FRAME_WORDS).expect("less RAM");
         let words = (0..len as u64).map(|index| AtomicU64::new(junk(index))).collect();
-        SimRam { data, tables, words }
+        SimRam { data, tables, device, words }
     }
 
     /// The frames that an engine may own.
@@ -54,7 +69,13 @@ impl SimRam {
         self.tables
     }
 
-    /// Frame `pfn` as the bus sees it, data or table; `None` where there is no RAM.
+    /// The frame numbers of the device's registers.
+    #[must_use]
+    pub fn device_frames(&self) -> Extent {
+        self.device
+    }
+
+    /// Frame `pfn` as the bus sees it: data, table or registers; `None` where there is nothing.
     #[must_use]
     pub fn frame(&self, pfn: Pfn) -> Option<&[AtomicU64; FRAME_WORDS]> {
         let index = usize::try_from(pfn.0.checked_sub(self.data.start.0)?).ok()?;
@@ -144,6 +165,11 @@ impl Ram for SimRam {
         let data = self.data;
         assert!(pfn >= data.start && pfn < data.end(), "{pfn} is no data frame; those are {data}");
         self.frame(pfn).expect("data frames are RAM")
+    }
+
+    fn ram_in(&self, run: Extent) -> Pages {
+        let (first, end) = (self.data.start, self.tables.end());
+        Pages(run.end().min(end).0.saturating_sub(run.start.max(first).0))
     }
 
     /// # Panics

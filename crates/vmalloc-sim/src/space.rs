@@ -17,7 +17,7 @@ use crate::tlb::{Cached, SpaceId, Tag};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram, Tlb};
-use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Vpn};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Rights, Vpn};
 
 /// An address space of a [`Hardware`]. Clones lead to the same space; when the last one goes, so
 /// do the tables of its lower half, and CPUs that run in it fall back to the kernel's tables.
@@ -117,6 +117,10 @@ impl Mapper for AddressSpace {
         self.inner.hardware.tables.protect_run(self.inner.root, at, prot);
     }
 
+    fn split(&self, at: Vpn) -> Result<(), MapError> {
+        self.inner.hardware.tables.split(self.inner.root, at)
+    }
+
     fn translate(&self, at: Vpn) -> Option<(Pfn, Prot)> {
         self.inner.hardware.tables.translate(self.inner.root, at)
     }
@@ -168,7 +172,24 @@ impl Ram for AddressSpace {
         self.inner.hardware.ram.words(pfn)
     }
 
+    /// # Panics
+    ///
+    /// If a frame of `run` is not a data frame, or one that the direct map forbids to write.
     fn zero(&self, run: Extent) {
-        self.inner.hardware.ram.zero(run);
+        let hardware = &self.inner.hardware;
+        for page in self.direct(run).into_iter().flat_map(|at| at.start.0..at.end().0) {
+            let shown = self.translate(Vpn(page)).map(|(_, prot)| prot.rights);
+            assert!(shown == Some(Rights::ReadWrite), "direct map of {run}: {shown:?}");
+        }
+        hardware.ram.zero(run);
+    }
+
+    fn ram_in(&self, run: Extent) -> Pages {
+        self.inner.hardware.ram.ram_in(run)
+    }
+
+    /// All data frames, if the machine was built with [`crate::Config::direct_map`].
+    fn direct(&self, run: Extent) -> Option<PageRange> {
+        self.inner.hardware.direct(run)
     }
 }

@@ -14,42 +14,25 @@
 //! Invariants: the upper halves of all roots are equal. A table in use is reachable from a root,
 //! by exactly one way (upper halves counted once). A map call checks every page of its run before
 //! it writes the first entry, all under one lock: a CPU never sees half a failed run, so nothing
-//! has to be undone and nothing flushed.
+//! has to be undone and nothing flushed. A huge leaf stands where page, frame and length allow and
+//! no leaf table ever stood.
 //!
 //! Neighbours: `space.rs` calls in; `mmu.rs` reads what is written here and shares nothing else.
 //! Linux: `vmap_pages_range_noflush`, `vunmap_range_noflush`, `init_mm`, `sync_global_pgds`.
 
+mod entry;
+
 use crate::faults::{FaultPlan, Step};
 use crate::ram::SimRam;
 use crate::tlb::SpaceId;
+use entry::{ENTRIES, PFN_BITS, is_leaf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc_core::platform::MapError;
-use vmalloc_core::{Cache, Extent, PageRange, Pages, Pfn, Prot, Rights, Vpn};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Vpn};
 
-/// Entries in a table.
-const ENTRIES: u64 = 512;
 /// Root entries from here on are the upper half.
 const UPPER_HALF: u64 = 256;
-
-const PRESENT: u64 = 1;
-const WRITE: u64 = 1 << 1;
-const USER: u64 = 1 << 2;
-const ACCESSED: u64 = 1 << 5;
-const DIRTY: u64 = 1 << 6;
-const GLOBAL: u64 = 1 << 8;
-const NO_EXECUTE: u64 = 1 << 63;
-/// The page-attribute bits of a 4 KiB leaf, from the least on: PWT, PCD, PAT.
-const ATTRIBUTE_BITS: [u64; 3] = [1 << 3, 1 << 4, 1 << 7];
-/// The index in the page-attribute table for each kind of caching, the table as Linux fills it.
-const ATTRIBUTES: [(Cache, u64); 4] = [
-    (Cache::WriteBack, 0),
-    (Cache::WriteCombining, 1),
-    (Cache::Uncached, 3),
-    (Cache::WriteThrough, 7),
-];
-/// Frame numbers an entry can hold on this machine.
-const PFN_BITS: u32 = 34;
 
 /// The tables of every space of one machine.
 pub(crate) struct Tables {
@@ -79,11 +62,19 @@ pub(crate) struct Root {
     pub(crate) pfn: Pfn,
 }
 
-/// The part of a run that lies in one leaf table.
-struct Leaf {
+/// The part of a run that lies below one entry of level 2: that entry, or entries of level 1.
+struct Part {
+    level: u32,
     table: Pfn,
     first: u64,
     count: u64,
+}
+
+/// What an entry of level 2 leads to.
+enum Below {
+    Table(Pfn),
+    /// A huge leaf: the table and the index of it, and what was read there.
+    Huge(Pfn, u64, u64),
 }
 
 impl Tables {
@@ -160,7 +151,7 @@ impl Tables {
         let top = if is_upper { self.kernel_root } else { root.pfn };
         let mut new: Vec<(u64, Pfn)> = Vec::new();
         for index in index(4, window.start)..=index(4, last) {
-            if self.next(top, index).is_some() {
+            if self.next(4, top, index).is_some() {
                 continue;
             }
             match self.alloc(&mut state, window.start) {
@@ -208,24 +199,17 @@ impl Tables {
         state.check_window(root.id, pages);
 
         // All checks and allocations first ...
-        let mut leaves = Vec::new();
+        let mut parts = Vec::new();
         for part in by_leaf_table(pages) {
-            let table = self.leaf_or_new(&mut state, root.pfn, part.start)?;
-            let first = index(1, part.start);
-            for offset in 0..part.len.0 {
-                if let Some(by) = self.next(table, first + offset) {
-                    return Err(MapError::Occupied { at: Vpn(part.start.0 + offset), by });
-                }
-            }
-            leaves.push(Leaf { table, first, count: part.len.0 });
+            let pfn = Pfn(run.start.0 + (part.start.0 - at.0));
+            parts.push(self.part_or_new(&mut state, root.pfn, part, pfn)?);
         }
         // ... and then nothing can fail.
-        let flags = flags(prot, is_upper(at));
-        let mut pfn = run.start.0;
-        for leaf in leaves {
-            for index in leaf.first..leaf.first + leaf.count {
-                self.set(leaf.table, index, pfn << 12 | flags);
-                pfn += 1;
+        let mut pfn = run.start;
+        for Part { level, table, first, count } in parts {
+            for index in first..first + count {
+                self.set(table, index, entry::leaf(level, pfn, prot, is_upper(at)));
+                pfn.0 += if level == 2 { ENTRIES } else { 1 };
             }
         }
         Ok(())
@@ -233,30 +217,31 @@ impl Tables {
 
     /// See [`vmalloc_core::platform::Mapper::unmap_run`].
     pub(crate) fn unmap_run(&self, root: Root, at: PageRange) {
-        let state = self.lock();
-        state.check_window(root.id, at);
-        for part in by_leaf_table(at) {
-            let Some(table) = self.leaf(root.pfn, part.start) else { continue };
-            let first = index(1, part.start);
-            for index in first..first + part.len.0 {
-                self.set(table, index, 0);
-            }
-        }
+        self.each_leaf(root, at, |_, _| 0);
     }
 
     /// See [`vmalloc_core::platform::Mapper::protect_run`].
     pub(crate) fn protect_run(&self, root: Root, at: PageRange, prot: Prot) {
-        let state = self.lock();
-        state.check_window(root.id, at);
-        for part in by_leaf_table(at) {
-            let Some(table) = self.leaf(root.pfn, part.start) else { continue };
-            let first = index(1, part.start);
-            for index in first..first + part.len.0 {
-                if let Some(pfn) = self.next(table, index) {
-                    self.set(table, index, pfn.0 << 12 | flags(prot, is_upper(at.start)));
-                }
-            }
+        let is_global = is_upper(at.start);
+        self.each_leaf(root, at, |level, pfn| entry::leaf(level, pfn, prot, is_global));
+    }
+
+    /// See [`vmalloc_core::platform::Mapper::split`].
+    pub(crate) fn split(&self, root: Root, at: Vpn) -> Result<(), MapError> {
+        let mut state = self.lock();
+        let Some(Below::Huge(table, index, leaf)) = self.below_level_2(root.pfn, at) else {
+            return Ok(());
+        };
+        if at.0.is_multiple_of(ENTRIES) {
+            return Ok(());
         }
+        let (first, prot) = (entry::frame(2, leaf).expect("present"), entry::prot(2, leaf));
+        let smaller = self.alloc(&mut state, at)?;
+        for i in 0..ENTRIES {
+            self.set(smaller, i, entry::leaf(1, Pfn(first.0 + i), prot, is_upper(at)));
+        }
+        self.link(table, index, smaller);
+        Ok(())
     }
 
     /// See [`vmalloc_core::platform::Mapper::translate`].
@@ -264,22 +249,25 @@ impl Tables {
         if !is_canonical(at) {
             return None;
         }
-        let mut table = root.pfn;
-        for level in [4, 3, 2] {
-            table = self.next(table, index(level, at))?;
-        }
-        let entry = self.entry(table, index(1, at));
-        frame(entry).map(|pfn| (pfn, prot(entry)))
+        let (pfn, prot) = match self.below_level_2(root.pfn, at)? {
+            Below::Table(table) => {
+                let leaf = self.entry(table, index(1, at));
+                (entry::frame(1, leaf)?, entry::prot(1, leaf))
+            }
+            Below::Huge(_, _, leaf) => {
+                let first = entry::frame(2, leaf)?;
+                (Pfn(first.0 + at.0 % ENTRIES), entry::prot(2, leaf))
+            }
+        };
+        Some((pfn, prot))
     }
 
     /// The first page of `at` that is mapped, and its frame. O(leaf tables + their entries).
     pub(crate) fn first_mapped(&self, root: Root, at: PageRange) -> Option<(Vpn, Pfn)> {
-        let next = |table, level, page| self.next(table, index(level, page));
         by_leaf_table(at).find_map(|part| {
-            let step = |table, level| next(table, level, part.start);
-            let leaf = [4, 3, 2].into_iter().try_fold(root.pfn, step)?;
+            self.below_level_2(root.pfn, part.start)?;
             let mut pages = (part.start.0..part.end().0).map(Vpn);
-            pages.find_map(|page| Some((page, next(leaf, 1, page)?)))
+            pages.find_map(|page| Some((page, self.translate(root, page)?.0)))
         })
     }
 
@@ -293,38 +281,98 @@ impl Tables {
         Pages((upper + lower) as u64)
     }
 
-    /// The leaf table for `at`, if there is one.
-    fn leaf(&self, root: Pfn, at: Vpn) -> Option<Pfn> {
-        self.walks.fetch_add(1, Ordering::AcqRel);
-        [4, 3, 2].into_iter().try_fold(root, |table, level| self.next(table, index(level, at)))
-    }
-
-    /// The leaf table for `at`, with the tables on the way to it made where they are missing.
-    fn leaf_or_new(&self, state: &mut State, root: Pfn, at: Vpn) -> Result<Pfn, MapError> {
-        self.walks.fetch_add(1, Ordering::AcqRel);
-        let mut table = root;
-        for level in [4, 3, 2] {
-            let index = index(level, at);
-            table = match self.next(table, index) {
-                Some(next) => next,
-                None => {
-                    // `prepare` filled the roots, so a missing entry is below them, where every
-                    // space sees it.
-                    assert!(level < 4, "the window around {at} was not prepared");
-                    let next = self.alloc(state, at)?;
-                    self.link(table, index, next);
-                    next
+    /// Puts what `new` says of its level and first frame in the place of each leaf of `at`.
+    fn each_leaf(&self, root: Root, at: PageRange, new: impl Fn(u32, Pfn) -> u64) {
+        let state = self.lock();
+        state.check_window(root.id, at);
+        for part in by_leaf_table(at) {
+            self.walks.fetch_add(1, Ordering::AcqRel);
+            let (level, table, first, count) = match self.below_level_2(root.pfn, part.start) {
+                None => continue,
+                Some(Below::Table(table)) => (1, table, index(1, part.start), part.len.0),
+                Some(Below::Huge(table, index, _)) => {
+                    assert!(part.len.0 == ENTRIES, "a huge leaf lies across an end of {part}");
+                    (2, table, index, 1)
                 }
             };
+            for index in first..first + count {
+                if let Some(pfn) = entry::frame(level, self.entry(table, index)) {
+                    self.set(table, index, new(level, pfn));
+                }
+            }
         }
-        Ok(table)
+    }
+
+    /// What the entry of level 2 for `at` leads to, if it is present.
+    fn below_level_2(&self, root: Pfn, at: Vpn) -> Option<Below> {
+        let next = |table, level| self.next(level, table, index(level, at));
+        let table = [4, 3].into_iter().try_fold(root, next)?;
+        let index = index(2, at);
+        let entry = self.entry(table, index);
+        let below = entry::frame(2, entry)?;
+        let is_huge = is_leaf(2, entry);
+        Some(if is_huge { Below::Huge(table, index, entry) } else { Below::Table(below) })
+    }
+
+    /// Where `part` of a run, to show `pfn` and on, goes; every page of it is free. The tables on
+    /// the way are made where they are missing.
+    fn part_or_new(
+        &self,
+        state: &mut State,
+        root: Pfn,
+        part: PageRange,
+        pfn: Pfn,
+    ) -> Result<Part, MapError> {
+        self.walks.fetch_add(1, Ordering::AcqRel);
+        let at = part.start;
+        let table = self.next_or_new(state, 4, root, at)?;
+        let table = self.next_or_new(state, 3, table, at)?;
+        let leaf = self.entry(table, index(2, at));
+        if is_leaf(2, leaf) {
+            let by = Pfn(entry::frame(2, leaf).expect("present").0 + at.0 % ENTRIES);
+            return Err(MapError::Occupied { at, by });
+        }
+        // Where small pages once were their table stays: a CPU may yet walk it.
+        let fits = part.len.0 == ENTRIES && pfn.0.is_multiple_of(ENTRIES);
+        if fits && leaf == 0 {
+            return Ok(Part { level: 2, table, first: index(2, at), count: 1 });
+        }
+        let table = self.next_or_new(state, 2, table, at)?;
+        let first = index(1, at);
+        for offset in 0..part.len.0 {
+            if let Some(by) = self.next(1, table, first + offset) {
+                return Err(MapError::Occupied { at: Vpn(at.0 + offset), by });
+            }
+        }
+        Ok(Part { level: 1, table, first, count: part.len.0 })
+    }
+
+    /// The table that the entry of `level` for `at` leads to.
+    fn next_or_new(
+        &self,
+        state: &mut State,
+        level: u32,
+        table: Pfn,
+        at: Vpn,
+    ) -> Result<Pfn, MapError> {
+        let index = index(level, at);
+        if let Some(next) = self.next(level, table, index) {
+            return Ok(next);
+        }
+        // `prepare` filled the roots, so a missing entry is below them, where every space sees it.
+        assert!(level < 4, "the window around {at} was not prepared");
+        let next = self.alloc(state, at)?;
+        self.link(table, index, next);
+        Ok(next)
     }
 
     /// Every table below the entries `entries` of `table`, which is of `level`.
     fn below(&self, table: Pfn, level: u32, entries: std::ops::Range<u64>) -> Vec<Pfn> {
         let mut found = Vec::new();
         if level > 1 {
-            for next in entries.filter_map(|index| self.next(table, index)) {
+            let is_table = |&index: &u64| !is_leaf(level, self.entry(table, index));
+            let next = |index| self.next(level, table, index);
+            for next in entries.filter(is_table).filter_map(next) {
                 found.push(next);
                 found.extend(self.below(next, level - 1, 0..ENTRIES));
             }
@@ -355,14 +403,13 @@ impl Tables {
         self.in_use.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Makes an entry lead to `next`, with all rights: the leaf entry decides.
     fn link(&self, table: Pfn, index: u64, next: Pfn) {
-        self.set(table, index, next.0 << 12 | PRESENT | WRITE | USER | ACCESSED);
+        self.set(table, index, entry::link(next));
     }
 
-    /// Where a present entry leads.
-    fn next(&self, table: Pfn, index: u64) -> Option<Pfn> {
-        frame(self.entry(table, index))
+    /// Where a present entry of a table of `level` leads.
+    fn next(&self, level: u32, table: Pfn, index: u64) -> Option<Pfn> {
+        entry::frame(level, self.entry(table, index))
     }
 
     fn entry(&self, table: Pfn, index: u64) -> u64 {
@@ -398,39 +445,6 @@ fn index(level: u32, at: Vpn) -> u64 {
     at.0 >> (9 * (level - 1)) & (ENTRIES - 1)
 }
 
-/// The frame that a present entry names.
-fn frame(entry: u64) -> Option<Pfn> {
-    (entry & PRESENT != 0).then_some(Pfn(entry >> 12 & ((1 << PFN_BITS) - 1)))
-}
-
-/// A leaf entry's bits. Accessed and dirty from the start, so that no CPU has to write them.
-fn flags(prot: Prot, is_global: bool) -> u64 {
-    let rights = match prot.rights {
-        Rights::Read => NO_EXECUTE,
-        Rights::ReadWrite => NO_EXECUTE | WRITE | DIRTY,
-        Rights::ReadExecute => 0,
-    };
-    let (_, attribute) = ATTRIBUTES.iter().find(|(cache, _)| *cache == prot.cache).expect("each");
-    let bit = |(i, bit): (usize, &u64)| if attribute >> i & 1 == 1 { *bit } else { 0 };
-    let cache: u64 = ATTRIBUTE_BITS.iter().enumerate().map(bit).sum();
-    let user = if prot.user { USER } else { 0 };
-    let global = if is_global { GLOBAL } else { 0 };
-    PRESENT | ACCESSED | rights | cache | user | global
-}
-
-/// The protection that a leaf entry gives.
-fn prot(entry: u64) -> Prot {
-    let rights = match (entry & WRITE != 0, entry & NO_EXECUTE != 0) {
-        (true, _) => Rights::ReadWrite,
-        (false, true) => Rights::Read,
-        (false, false) => Rights::ReadExecute,
-    };
-    let is_set = |(i, bit): (usize, &u64)| u64::from(entry & bit != 0) << i;
-    let attribute: u64 = ATTRIBUTE_BITS.iter().enumerate().map(is_set).sum();
-    let (cache, _) = ATTRIBUTES.iter().find(|(_, index)| *index == attribute).expect("ours");
-    Prot { rights, cache: *cache, user: entry & USER != 0 }
-}
-
 /// Whether `at` lies in the upper half, the kernel's.
 pub(crate) fn is_upper(at: Vpn) -> bool {
     at.0 >> 35 & 1 == 1
@@ -441,7 +455,7 @@ fn is_canonical(at: Vpn) -> bool {
     at.0 >> 35 == 0 || at.0 >> 35 == (1 << 17) - 1
 }
 
-/// Cuts a run of pages at the borders of leaf tables.
+/// Cuts a run of pages at the borders of leaf tables, which are those of huge leaves, too.
 fn by_leaf_table(at: PageRange) -> impl Iterator<Item = PageRange> {
     let mut next = at.start;
     std::iter::from_fn(move || {

@@ -121,12 +121,16 @@ impl Entries {
     }
 
     /// How many entries satisfy `is_counted`.
-    pub(crate) fn count(&self, is_counted: impl Fn(Cached) -> bool) -> u64 {
+    pub(crate) fn count(&self, is_counted: impl Fn(Vpn, Cached) -> bool) -> u64 {
         let count = match self {
-            Entries::Unlimited(map) => map.values().filter(|&&cached| is_counted(cached)).count(),
-            Entries::DirectMapped(slots) => {
-                slots.iter().flatten().filter(|&&(_, cached)| is_counted(cached)).count()
+            Entries::Unlimited(map) => {
+                map.iter().filter(|&(&(page, _), &cached)| is_counted(page, cached)).count()
             }
+            Entries::DirectMapped(slots) => slots
+                .iter()
+                .flatten()
+                .filter(|&&((page, _), cached)| is_counted(page, cached))
+                .count(),
         };
         count as u64
     }

@@ -44,7 +44,7 @@ const CONFIG: KernelConfig = KernelConfig {
     spaces: 2,
     backings: 256,
     lazy_pages_max: Pages(64),
-    tlb: vmalloc_sim::TlbSize::Unlimited,
+    ..KernelConfig::USUAL
 };
 
 fn prepare(kernel: &SimKernel<'_>, setting: Setting) -> Prepared {

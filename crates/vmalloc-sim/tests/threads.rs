@@ -12,6 +12,7 @@ const CONFIG: KernelConfig = KernelConfig {
     backings: 4096,
     lazy_pages_max: Pages(128),
     tlb: vmalloc_sim::TlbSize::DirectMapped(64),
+    ..KernelConfig::USUAL
 };
 
 /// One thread's work: areas of its own, each stamped in its first and last word, and checked
