@@ -10,8 +10,10 @@
 //! Each stage is one file, takes the type before it and yields the type after it, and knows no
 //! neighbour; here they are put together, and nowhere else. The one step back (no room → purge →
 //! again) is [`Engine::with_purge`]. A stage's value that is dropped undoes itself, so `?` is all
-//! the error handling a walk needs. What only looks is in `engine/look.rs`.
+//! the error handling a walk needs. What only looks is in `engine/look.rs`,
+//! what grows shared areas in `engine/grow.rs`.
 
+mod grow;
 mod look;
 
 use crate::back::{adopt, back, borrow};

@@ -143,6 +143,12 @@ pub enum ResizeError {
     MayNotWait,
     /// The machine could not take memory back.
     Flush(FlushError),
+    /// Another member is growing the shared area at this moment; or it died over it, and has to be
+    /// recovered.
+    Busy {
+        /// That member.
+        owner: Option<Owner>,
+    },
 }
 
 /// Why `purge` stopped. What was not purged is still parked.
@@ -277,6 +283,10 @@ impl fmt::Display for ResizeError {
             ResizeError::Map(e) => write!(f, "not mapped: {e}"),
             ResizeError::MayNotWait => write!(f, "resizing may have to wait for other CPUs"),
             ResizeError::Flush(e) => write!(f, "{e}"),
+            ResizeError::Busy { owner: Some(owner) } => {
+                write!(f, "{owner} is growing the area at this moment")
+            }
+            ResizeError::Busy { owner: None } => write!(f, "another member is growing the area"),
         }
     }
 }

@@ -45,6 +45,7 @@ pub mod slab;
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
+mod grow;
 pub mod info;
 mod lazy;
 mod map;

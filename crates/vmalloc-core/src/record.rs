@@ -161,6 +161,7 @@ const FLAGS: usize = 3;
 const BACKING: usize = 4;
 const CALLER: usize = 5;
 const BIRTH: usize = 6;
+const GROWER: usize = 7;
 
 impl<'a> Record<'a> {
     /// The record of slot `slot` of what begins at granule `head`.
@@ -228,6 +229,43 @@ impl<'a> Record<'a> {
     /// Sets bits of the flags word; the owner's to do.
     pub(crate) fn add_flags(&self, bits: u64) {
         self.words[FLAGS].fetch_or(bits, Ordering::Relaxed);
+    }
+
+    /// Who is making the published tenant `generation` longer, if anybody.
+    pub(crate) fn grower(&self, generation: u64) -> Option<Owner> {
+        let growing = State::decode(self.words[GROWER].load(Ordering::SeqCst))?;
+        growing.owner.filter(|_| growing.generation == generation)
+    }
+
+    /// Says that `me` is making the tenant `generation` longer; the error: another one is.
+    pub(crate) fn begin_growing(&self, me: Owner, generation: u64) -> Result<(), Option<Owner>> {
+        let before = self.words[GROWER].load(Ordering::SeqCst);
+        let other = self.grower(generation);
+        let mine = State::new(Kind::Building, Some(me), generation).encode();
+        // SeqCst: a recount that sees no grower sees the pages that the last one published.
+        let step = || {
+            let word = &self.words[GROWER];
+            word.compare_exchange(before, mine, Ordering::SeqCst, Ordering::Relaxed)
+        };
+        if other.is_none() && step().is_ok() { Ok(()) } else { Err(self.grower(generation)) }
+    }
+
+    /// Takes that back. Idempotent.
+    pub(crate) fn end_growing(&self, who: Owner, generation: u64) {
+        let growing = State::new(Kind::Building, Some(who), generation).encode();
+        let word = &self.words[GROWER];
+        let _ = word.compare_exchange(growing, 0, Ordering::SeqCst, Ordering::Relaxed);
+    }
+
+    /// Publishes a longer shape of an area in use: the pages first, so that whoever sees more bytes
+    /// sees their pages.
+    pub(crate) fn lengthen(&self, shape: &Shape) {
+        // Release: the frames are there.
+        let set = |i: usize, value: u64| self.words[i].store(value, Ordering::Release);
+        set(PAGES, shape.pages.0 & 0xffff_ffff | shape.guard.0 << 32);
+        set(BACKING, shape.backing);
+        set(BIRTH, shape.birth);
+        set(BYTES, shape.bytes);
     }
 
     /// State and shape of one moment, or `None` if the area changed meanwhile.

@@ -16,6 +16,7 @@
 //! ```
 
 use crate::context::Context;
+use crate::grow;
 use crate::index::Index;
 use crate::layout::{Counter, Stat, ZONES};
 use crate::lazy;
@@ -100,7 +101,8 @@ fn held_pages<M: Machine>(context: &Context<'_, M>) -> Option<Pages> {
                 _ => {
                     let (now, shape) = record.snapshot()?;
                     let slot = slot_pages(context.tables, record.id)?;
-                    if matches!(now.kind, Kind::Building | Kind::Purging) {
+                    let grows = record.grower(now.generation).is_some();
+                    if grows || matches!(now.kind, Kind::Building | Kind::Purging) {
                         return None;
                     }
                     sum.0 += if now.kind == Kind::Free { 0 } else { shape.pages.min(slot.len).0 };
@@ -141,6 +143,7 @@ fn recover_area<M: Machine>(
             let presence = Presence::of(context.tables, record.id);
             found.detached += usize::from(presence.holds(dead, state.generation));
             presence.erase(dead);
+            grow::recover(context, record, dead, state.generation);
             share::reap(context, record);
         }
         _ => {}

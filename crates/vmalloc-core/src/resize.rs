@@ -73,7 +73,7 @@ fn resize_building<M: Machine>(
     Ok(new)
 }
 
-fn grow<M: Machine>(
+pub(crate) fn grow<M: Machine>(
     context: &Context<'_, M>,
     record: Record<'_>,
     old: &Shape,
@@ -84,13 +84,17 @@ fn grow<M: Machine>(
     let before = context.view(record.id, slot, old);
     let more = PageRange { start: before.pages.end(), len: Pages(new.pages.0 - old.pages.0) };
     let huge = old.flags & flags::HUGE != 0;
-    let backing = context.machine.extend(&before, more, huge).map_err(ResizeError::Back)?;
+    let backing = context.machine.extend(&before, more, huge).map_err(|e| {
+        guard_again(context, &before);
+        ResizeError::Back(e)
+    })?;
     let new = Shape { backing: backing.0, birth: next_birth(context), ..new };
     let after = context.view(record.id, slot, &new);
     if let Err(e) = context.machine.map_more(&after, more) {
         // A CPU may have looked while a part of it was mapped.
         let _ = PendingFlush::after_failed_map(more).flush(&context.machine);
         context.machine.truncate(&after, old.pages);
+        guard_again(context, &before);
         return Err(ResizeError::Map(e));
     }
     if zeroed && !M::FRESH_IS_ZERO {
@@ -98,6 +102,14 @@ fn grow<M: Machine>(
     }
     context.machine.publish(more);
     Ok(new)
+}
+
+/// A machine in place may have taken the guard out of the way already.
+fn guard_again<M: Machine>(context: &Context<'_, M>, view: &View) {
+    if M::IN_PLACE {
+        let none = PageRange { start: view.pages.end(), len: Pages(0) };
+        let _ = context.machine.map_more(view, none);
+    }
 }
 
 fn shrink<M: Machine>(
@@ -118,7 +130,7 @@ fn shrink<M: Machine>(
     context.machine.map_more(&after, none).map_err(ResizeError::Map)?;
     unmap(&context.machine, tail).flush(&context.machine).map_err(|e| {
         // Only a machine in place can fail here, and what it shows is as it was: the guard back.
-        let _ = context.machine.map_more(&View { birth: next_birth(context), ..before }, none);
+        let _ = context.machine.map_more(&View { birth: next_birth(context), ..before }, tail);
         ResizeError::Flush(e)
     })?;
     let backing = context.machine.truncate(&before, new.pages);

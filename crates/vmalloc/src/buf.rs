@@ -10,6 +10,8 @@
 //! outlives its maker: dropping a [`Frozen`] or [`Shared`] only detaches, and the area goes when
 //! somebody frees it and the last member has detached, in any order.
 
+mod resize;
+
 use crate::error::{FreeError, ShareError};
 use crate::member::Member;
 use crate::os::view::{ExclusiveView, FrozenView, SharedView};

@@ -55,6 +55,20 @@ pub enum AllocError {
     Damaged(Source),
 }
 
+/// Why a buffer or an area did not get another size. It is as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ResizeError {
+    /// The engine's reason: size 0, no room behind it, a full pool, another member at it.
+    Engine(vmalloc_core::ResizeError),
+    /// It would have had to move, and there was no room for that.
+    Alloc(AllocError),
+    /// This process is a fork of the member.
+    Forked,
+    /// The pool's records name memory that this process uses otherwise: they are damaged.
+    Damaged(Source),
+}
+
 /// Why an area was not published. The buffer comes back, as it was.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -168,6 +182,17 @@ impl fmt::Display for AllocError {
     }
 }
 
+impl fmt::Display for ResizeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeError::Engine(e) => write!(f, "{e}"),
+            ResizeError::Alloc(e) => write!(f, "not moved: {e}"),
+            ResizeError::Forked => f.write_str(FORKED),
+            ResizeError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
+        }
+    }
+}
+
 impl fmt::Display for ShareError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -220,6 +245,7 @@ fn other_pool(f: &mut fmt::Formatter<'_>, token: u32, pool: u32) -> fmt::Result 
 impl std::error::Error for CreateError {}
 impl std::error::Error for OpenError {}
 impl std::error::Error for AllocError {}
+impl std::error::Error for ResizeError {}
 impl std::error::Error for ShareError {}
 impl std::error::Error for AttachError {}
 impl std::error::Error for FreeError {}

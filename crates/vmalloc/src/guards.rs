@@ -77,9 +77,7 @@ impl Guards {
         if view.pages.len.0 == 0 || end.is_none_or(|end| end > view.slot.end().0) {
             return Err(Errno::INVAL);
         }
-        let placed = &self.placed[view.id.0 as usize];
-        // Acquire and Release: two threads of this process may meet over one area.
-        if placed.load(Ordering::Acquire) == self.key(view) {
+        if self.are_placed(view) {
             return Ok(());
         }
         let all =
@@ -87,12 +85,57 @@ impl Guards {
         mapping
             .while_held(span(data, all), || self.place_held(mapping, data, view))
             .map_err(|_| Errno::BUSY)??;
-        placed.store(self.key(view), Ordering::Release);
+        self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether the guard of `view` is there and none within it, since this process put it there for
+    /// this reservation.
+    pub(crate) fn are_placed(&self, view: &View) -> bool {
+        // Acquire and Release: two threads of this process may meet over one area.
+        let placed = &self.placed[view.id.0 as usize];
+        !self.supported || placed.load(Ordering::Acquire) == self.key(view)
+    }
+
+    /// As [`Guards::place`] for a view whose last pages `more` are new, or whose end has moved: looks
+    /// at `more` and the guard alone, since this process has a view of the rest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guards::place`].
+    pub(crate) fn place_more(
+        &self,
+        mapping: &Mapping,
+        data: u64,
+        view: &View,
+        more: PageRange,
+    ) -> Result<(), Errno> {
+        let end = view.pages.end().0.checked_add(view.guard.0);
+        if end.is_none_or(|end| end > view.slot.end().0) || more.end() != view.pages.end() {
+            return Err(Errno::INVAL);
+        }
+        let tail = PageRange { start: more.start, len: Pages(more.len.0 + view.guard.0) };
+        if !self.supported || tail.len.0 == 0 {
+            return Ok(());
+        }
+        mapping
+            .while_held(span(data, tail), || {
+                if more.len.0 > 0 {
+                    self.clear(mapping, data, more)?;
+                }
+                self.install(mapping, data, view)
+            })
+            .map_err(|_| Errno::BUSY)??;
+        self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
         Ok(())
     }
 
     fn place_held(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
         self.clear(mapping, data, view.pages)?;
+        self.install(mapping, data, view)
+    }
+
+    fn install(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
         if view.guard.0 > 0 {
             let guard = PageRange { start: view.pages.end(), len: view.guard };
             let head = u64::from(view.id.0) / SLOTS_MAX as u64;

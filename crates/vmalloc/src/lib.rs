@@ -47,7 +47,8 @@ mod token;
 
 pub use buf::{Buf, Frozen, OutOfBounds, Shared, Unpublished};
 pub use error::{
-    AllocError, AttachError, CreateError, FreeError, OpenError, ShareError, Source, VerifyError,
+    AllocError, AttachError, CreateError, FreeError, OpenError, ResizeError, ShareError, Source,
+    VerifyError,
 };
 pub use header::HeaderError;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};

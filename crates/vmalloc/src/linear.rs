@@ -25,11 +25,11 @@ use crate::os::view::PurgeError;
 use crate::os::{PAGE_BYTES, Span};
 use rustix::io::Errno;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc_core::{
-    BackError, Backing, Config, Engine, Extent, FlushError, Machine, MapError, NoMetadata, Owner,
-    PageRange, Pages, Pfn, Prot, View, Vpn,
+    Area, BackError, Backing, Config, Engine, Extent, FlushError, Machine, MapError, NoMetadata,
+    Owner, PageRange, Pages, Pfn, Prot, View, Vpn,
 };
 
 /// How often a recount is tried while others change what it counts.
@@ -45,6 +45,8 @@ pub(crate) struct Ground {
     pub(crate) guards: Guards,
     data: u64,
     words: usize,
+    // One thread at a time follows a shared area that grew, or makes it grow.
+    growing: Mutex<()>,
     // A bit a page of words that this process knows to be committed.
     committed: AnonWords,
 }
@@ -74,7 +76,8 @@ impl Ground {
         // Advice: without it there are small pages only, or huge ones that nobody asked for.
         let _ = mapping.advise_nohuge(Span::new(data, small));
         let _ = mapping.advise_huge(Span::new(data + small, large));
-        Ok(Ground { mapping, shape, headroom, guards, data, words, committed })
+        let growing = Mutex::default();
+        Ok(Ground { mapping, shape, headroom, guards, data, words, growing, committed })
     }
 
     /// The header.
@@ -92,6 +95,28 @@ impl Ground {
     /// The bytes of a run of the window, in the file.
     pub(crate) fn span(&self, pages: PageRange) -> Span {
         Span::new(self.data + pages.start.0 * PAGE_BYTES, pages.len.0 * PAGE_BYTES)
+    }
+
+    /// The bytes that an area's maker asked for, in the file.
+    pub(crate) fn bytes_of(&self, area: &Area) -> Span {
+        let span = self.span(area.pages);
+        Span::new(span.start, area.bytes.min(span.len))
+    }
+
+    /// Held while this process follows a shared area that grew, or makes it grow.
+    pub(crate) fn growing(&self) -> MutexGuard<'_, ()> {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the guard page of this process follow a shared area that grew, which `view` shows as it
+    /// is now. Nothing to do if nobody here has it, or somebody has done it.
+    pub(crate) fn guards_follow(&self, view: &View) -> Result<(), Errno> {
+        let had = self.mapping.shared_pages(self.span(view.pages).start);
+        if had == 0 || had >= view.pages.len.0 || self.guards.are_placed(view) {
+            return Ok(());
+        }
+        let (start, len) = (Vpn(view.pages.start.0 + had), Pages(view.pages.len.0 - had));
+        self.guards.place_more(&self.mapping, self.data, view, PageRange { start, len })
     }
 
     /// The address of the window's first page in this process.
@@ -195,12 +220,16 @@ impl Machine for Linear<'_> {
     }
 
     fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
+        // Others may have made it grow before.
+        let followed = self.0.guards_follow(view);
+        followed.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
         self.back(more, huge)?;
         Ok(Backing(view.pages.len.0 + more.len.0))
     }
 
-    fn map_more(&self, view: &View, _more: PageRange) -> Result<(), MapError> {
-        self.map(view)
+    fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
+        let placed = self.0.guards.place_more(&self.0.mapping, self.0.data, view, more);
+        placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
 
     fn zero_more(&self, _view: &View, _more: PageRange) {

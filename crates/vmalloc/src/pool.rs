@@ -1,4 +1,8 @@
 //! The pool: memory that several processes share, and the verbs a program uses.
+//!
+//! Areas that grow under this process are followed in `pool/grow.rs`.
+
+mod grow;
 
 use crate::buf::{Buf, Frozen, Shared};
 use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, VerifyError};
@@ -12,9 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmalloc_core::{
-    Area, BackError, Kind, PageRange, PurgeError, Purged, Recovered, Request, Verified,
-};
+use vmalloc_core::{Area, BackError, Kind, PurgeError, Purged, Recovered, Request, Verified};
 
 /// How long an allocation waits for memory that others are giving back: a batch of a purge may
 /// take the kernel so long, 0.1 ms a MiB.
@@ -80,6 +82,11 @@ impl Pool {
         Pool { member: Arc::new(member) }
     }
 
+    /// The pool of a member.
+    pub(crate) fn of(member: Arc<Member>) -> Pool {
+        Pool { member }
+    }
+
     /// Sends the pool's descriptor over a Unix socket.
     ///
     /// # Errors
@@ -131,7 +138,7 @@ impl Pool {
                 done => break done.map_err(AllocError::Engine)?,
             }
         };
-        let view = self.member.ground.mapping.exclusive(self.bytes_of(&area));
+        let view = self.member.ground.mapping.exclusive(self.member.ground.bytes_of(&area));
         match view {
             Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
             // This process has a view of these pages: the records lie. The area is left as it
@@ -147,7 +154,7 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
         let area = self.attach_area(token, Kind::Frozen)?;
-        match self.member.ground.mapping.frozen(self.bytes_of(&area)) {
+        match self.member.ground.mapping.frozen(self.member.ground.bytes_of(&area)) {
             Ok(view) => Ok(Frozen::new(Arc::clone(&self.member), *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
@@ -163,11 +170,11 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach_shared(&self, token: &Token) -> Result<Shared, AttachError> {
         let area = self.attach_area(token, Kind::Shared)?;
-        match self.member.ground.mapping.shared(self.bytes_of(&area)) {
+        match grow::shared_view(&self.member, &area) {
             Ok(view) => Ok(Shared::new(Arc::clone(&self.member), *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
-                Err(AttachError::Damaged(Box::new(e)))
+                Err(e)
             }
         }
     }
@@ -323,16 +330,10 @@ impl Pool {
     /// The published area that the token names, in every number.
     fn look(&self, token: &Token) -> Result<Area, vmalloc_core::AttachError> {
         let area = self.member.engine().look(&token.core())?;
-        if area.pages.len != token.pages {
+        if !grow::length_fits(&area, token.pages) {
             return Err(vmalloc_core::AttachError::Malformed);
         }
         Ok(area)
-    }
-
-    fn bytes_of(&self, area: &Area) -> crate::os::Span {
-        let pages = PageRange { start: area.pages.start, len: area.pages.len };
-        let span = self.member.ground.span(pages);
-        crate::os::Span::new(span.start, area.bytes.min(span.len))
     }
 
     fn check_pool(&self, token: &Token) -> Result<(), (u32, u32)> {
@@ -351,4 +352,5 @@ impl AsFd for Pool {
     }
 }
 
+pub(crate) use grow::follow;
 pub(crate) use member::is_alive;

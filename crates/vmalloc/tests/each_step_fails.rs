@@ -169,6 +169,45 @@ fn each_call_of_freeze_and_share_fails_and_gives_the_buffer_back() {
     );
 }
 
+/// Goal: a resize that fails leaves the buffer, or the shared area, as it was: its length, its
+/// bytes, and its guard page.
+/// Method: longer and shorter, within a slot and with granules of its own.
+#[test]
+fn each_call_of_a_resize_fails_and_changes_nothing() {
+    for (from, to) in [(135_000, 155_000), (155_000, 3000), (3 << 20, 5 << 20), (5 << 20, 3 << 20)]
+    {
+        let prepare = |pool: &Pool| {
+            let mut buf = pool.vmalloc(from).unwrap();
+            buf.fill(1);
+            buf
+        };
+        each_call_fails(&format!("resize of {from} to {to}"), prepare, |_, mut buf| {
+            let done = buf.resize(to).is_ok();
+            assert_eq!(buf.len(), if done { to } else { from });
+            assert!(buf[..from.min(to)].iter().all(|&byte| byte == 1));
+            assert!(buf[from.min(buf.len())..].iter().all(|&byte| byte == 0));
+            done
+        });
+        if to > from {
+            each_call_fails(
+                &format!("growing a shared area of {from} to {to}"),
+                |pool| prepare(pool).share().unwrap(),
+                |_, mut shared| {
+                    let done = shared.grow(to).is_ok();
+                    let len = if done { to } else { from };
+                    assert_eq!((shared.len(), shared.refresh().unwrap()), (len, len));
+                    let mut bytes = vec![7; shared.len()];
+                    shared.read_at(0, &mut bytes).unwrap();
+                    assert!(bytes[..from].iter().all(|&byte| byte == 1));
+                    assert!(bytes[from..].iter().all(|&byte| byte == 0));
+                    shared.free().unwrap();
+                    done
+                },
+            );
+        }
+    }
+}
+
 /// An area that another member has published; it goes with the token's free.
 fn published(pool: &Pool, frozen: bool) -> Token {
     let other = Pool::open(pool.share_path()).unwrap();

@@ -441,7 +441,7 @@ fn regress_memory_on_its_way_back_is_waited_for() {
 }
 
 /// Whether this kernel has guard pages; else the skip is told.
-fn guards(pool: &Pool) -> bool {
+pub fn guards(pool: &Pool) -> bool {
     if !pool.info().guards {
         skip("guard pages", "this kernel has none on shared files", "Linux 6.15 or newer");
     }

@@ -14,6 +14,7 @@ mod members;
 mod model;
 mod peer;
 mod recovery;
+mod resize;
 mod sharing;
 mod subject_linux;
 mod support;

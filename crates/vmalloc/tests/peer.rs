@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{members, recovery};
+use crate::{members, recovery, resize};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -194,6 +194,7 @@ pub fn play() {
         "fork-and-leave" => members::fork_and_leave(&argument),
         "victim" => recovery::victim(&argument),
         "survivor" => recovery::survivor(&argument),
+        "grower" => resize::grower(&argument),
         "hostile" => members::hostile(&argument),
         _ => panic!("no such part: {role}"),
     }
@@ -300,6 +301,17 @@ impl Member {
                 let shared = self.pool().attach_shared(&token(words[1])).map_err(debug)?;
                 Ok(self.keep(Held::Shared(shared)))
             }
+            "resize" => {
+                let Some(Held::Buf(buf)) = self.held.get_mut(&number(1)) else { panic!("no buf") };
+                buf.resize(number(2) as usize).map_err(debug)?;
+                none()
+            }
+            "grow" => {
+                self.shared(number(1)).grow(number(2) as usize).map_err(debug)?;
+                none()
+            }
+            "refresh" => self.shared(number(1)).refresh().map(|len| len.to_string()).map_err(debug),
+            "len" => Ok(self.bytes(number(1)).len().to_string()),
             "drop" => {
                 self.held.remove(&number(1)).unwrap();
                 none()
@@ -331,6 +343,11 @@ impl Member {
         self.next += 1;
         self.held.insert(self.next, held);
         self.next.to_string()
+    }
+
+    fn shared(&mut self, key: u64) -> &mut Shared {
+        let Some(Held::Shared(shared)) = self.held.get_mut(&key) else { panic!("not shared") };
+        shared
     }
 
     fn bytes(&self, key: u64) -> Vec<u8> {

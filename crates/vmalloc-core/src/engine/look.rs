@@ -5,9 +5,12 @@
 
 use super::Engine;
 use crate::info::{self, Areas, Stats};
-use crate::machine::Machine;
-use crate::publish::Area;
+use crate::machine::{Machine, View};
+use crate::publish::{Area, AreaId};
+use crate::record::Shape;
 use crate::registry;
+use crate::share::record_of;
+use crate::slots::slot_pages;
 use crate::units::{Pfn, VirtAddr};
 use crate::verify::{Verified, VerifyError, verify};
 use crate::vread::vread;
@@ -17,6 +20,27 @@ impl<'a, M: Machine> Engine<'a, M> {
     #[must_use]
     pub fn find(&self, addr: VirtAddr) -> Option<Area> {
         registry::find(&self.context, addr)
+    }
+
+    /// The area that a record tells of, in whatever state.
+    #[must_use]
+    pub fn area(&self, id: AreaId) -> Option<Area> {
+        let record = record_of(&self.context, id)?;
+        let (state, shape) = record.snapshot()?;
+        let slot = slot_pages(self.context.tables, record.id)?;
+        Some(Area::new(&self.context, record.id, slot, state, &shape))
+    }
+
+    /// How an area is shown where it lies: for a machine in place, whose members have guard pages
+    /// of their own. `None`: its slot is there no more.
+    #[must_use]
+    pub fn view_of(&self, area: &Area) -> Option<View> {
+        let id = area.id.0 as usize;
+        let slot = slot_pages(self.context.tables, id)?;
+        let (pages, guard, birth) = (area.pages.len, area.guard, area.birth);
+        let (bytes, flags, caller, backing) = (area.bytes, area.flags, area.caller, area.backing);
+        let shape = Shape { bytes, pages, guard, flags, backing, caller, birth };
+        Some(self.context.view(id, slot, &shape))
     }
 
     /// Whether an address lies in the window. Linux: `is_vmalloc_addr`.

@@ -330,6 +330,24 @@ fn member_that_dies_in_resize_leaves_nothing() {
     }
 }
 
+/// Goal: what a member had added to a shared area and not published goes with it; what it had
+/// published stays, for the witness who is attached.
+/// Method: within the slot, into granules behind it, to bytes of the last page, and where others
+/// live behind it. With pages backed that nobody has, `recover_from` fails.
+#[test]
+fn member_that_dies_growing_a_shared_area_leaves_nothing_half_grown() {
+    for (pages, grows) in [(521, true), (630, true), (900, true), (5000, false)] {
+        let writes = survive(|dead, _| {
+            let area = dead.vmalloc(&bytes(520)).unwrap();
+            dead.share(area.id, area.generation, Publish::Shared).unwrap();
+            let grown = dead.grow_shared(area.id, area.generation, pages * 4096 - 5);
+            assert_eq!(grown.is_ok(), grows, "{pages}: {grown:?}");
+            dead.grow_shared(area.id, area.generation, pages * 4096).is_ok()
+        });
+        assert!(writes > 20, "{pages}: {writes}");
+    }
+}
+
 /// Goal: a recovery that is cut short is done again by the next, for both dead.
 #[test]
 fn recoverer_that_dies_leaves_nothing() {

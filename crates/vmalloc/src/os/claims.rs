@@ -20,8 +20,11 @@
 //! Exclusive claims are bits alone. Frozen and shared ones may be taken several times, of exactly
 //! the same pages: they are counted in a small table beside, under a lock (attaching is rare).
 //!
+//! A claim can be cut short or made longer without being given up in between (`Claims::shorten`, or
+//! one more `Claims::take` behind it): an area that is resized stays claimed.
+//!
 //! Invariant: a page is in at most one exclusive claim, or in any number of counted claims of one
-//! kind and one extent, never in both.
+//! kind and one extent (shared ones may begin alike and be shorter), never in both.
 
 use crate::os::anon::AnonWords;
 use crate::os::{HUGE_BYTES, PAGE_BYTES};
@@ -113,7 +116,34 @@ impl Claims {
         }
     }
 
-    /// Claims the pages for one more holder of this kind.
+    /// Makes a claim that [`Claims::take`] made of `len` pages one of its first `new_len`, which
+    /// are no more: what is behind them is free.
+    pub(crate) fn shorten(&self, first: u64, len: u64, new_len: u64) {
+        debug_assert!(new_len <= len);
+        let (cut, end) = (first + new_len, first + len);
+        if !cut.is_multiple_of(PAGES_A_BLOCK) {
+            self.break_up(cut / PAGES_A_BLOCK);
+        }
+        self.put(cut, end - cut);
+    }
+
+    /// Turns a block that is claimed as a whole, by our caller, into one claimed page by page.
+    fn break_up(&self, block: u64) {
+        let word = self.block_word(block);
+        let shift = 2 * (block % BLOCKS_A_WORD);
+        if word.load(Ordering::Relaxed) >> shift & WHOLE == 0 {
+            return;
+        }
+        let first = (block * (PAGES_A_BLOCK / 64)) as usize;
+        // Relaxed: nobody looks at them before the block is SMALL.
+        let words = first..first + (PAGES_A_BLOCK / 64) as usize;
+        words.for_each(|i| self.pages[i].store(u64::MAX, Ordering::Relaxed));
+        // Release: whoever sees SMALL sees its pages taken.
+        word.fetch_xor((SMALL | WHOLE) << shift, Ordering::Release);
+    }
+
+    /// Claims the pages for one more holder of this kind. Shared ones may be fewer than those that
+    /// are claimed: the area was longer when somebody looked again.
     ///
     /// # Errors
     ///
@@ -121,7 +151,8 @@ impl Claims {
     pub(crate) fn take_counted(&self, first: u64, len: u64, how: Sharing) -> Result<(), Taken> {
         let mut counted = self.lock();
         if let Some(entry) = counted.get_mut(&first) {
-            if entry.len != len || entry.sharing != how {
+            let fits = entry.len == len || how == Sharing::Shared && len < entry.len;
+            if !fits || entry.sharing != how {
                 return Err(Taken);
             }
             entry.count += 1;
@@ -130,6 +161,29 @@ impl Claims {
         self.take(first, len)?;
         counted.insert(first, Counted { len, sharing: how, count: 1 });
         Ok(())
+    }
+
+    /// Makes a shared claim at least `len` pages long, for all its holders. `false`: there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Taken`]: a page behind it is claimed; the claim is as it was.
+    pub(crate) fn lengthen_counted(&self, first: u64, len: u64) -> Result<bool, Taken> {
+        let mut counted = self.lock();
+        let Some(entry) = counted.get_mut(&first).filter(|e| e.sharing == Sharing::Shared) else {
+            return Ok(false);
+        };
+        if entry.len < len {
+            self.take(first + entry.len, len - entry.len)?;
+            entry.len = len;
+        }
+        Ok(true)
+    }
+
+    /// How many pages the shared claim that begins at `first` has, if there is one.
+    pub(crate) fn shared_len(&self, first: u64) -> Option<u64> {
+        let counted = self.lock();
+        counted.get(&first).filter(|e| e.sharing == Sharing::Shared).map(|entry| entry.len)
     }
 
     /// Turns an exclusive claim of exactly these pages into a counted one with one holder.

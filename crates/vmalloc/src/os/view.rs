@@ -15,8 +15,12 @@
 //! What changes bytes behind everybody's back, giving frames back and committing (which undoes
 //! itself by giving back), takes the same claims for as long as it runs.
 //!
+//! Views of areas that change their size are in `view/resize.rs`.
+//!
 //! Invariant: a view keeps its mapping, and its claim, for exactly as long as it lives. Order
 //! matters on the way out: drop the view, then publish that the area is free.
+
+mod resize;
 
 use crate::os::claims::{Sharing, Taken};
 use crate::os::file::PunchError;

@@ -1,0 +1,105 @@
+//! Grow: a shared area made longer while its members use it.
+//!
+//! ```text
+//!   SHARED, grower = 0 ─CAS▶ grower = me ─▶ more granules, frames, guard ─▶ pages, bytes ─▶ grower = 0
+//!                                            not published: nobody sees it    ▲ one store: now they do
+//! ```
+//!
+//! Commit first, publish after: whoever reads the length reads one whose frames are there. A
+//! shared area never shrinks, so that a view which somebody has stays good. Only one member may
+//! grow an area at a time; the others are told so, and need not wait. If it dies over it, recovery
+//! gives back what was not published.
+//!
+//! Neighbours: [`crate::resize`], for areas that are one member's alone. Linux: nothing; the
+//! nearest is `vrealloc`.
+
+use crate::context::Context;
+use crate::error::ResizeError;
+use crate::flush::unmap;
+use crate::machine::{BackError, Machine};
+use crate::presence::Presence;
+use crate::publish::{Area, AreaId};
+use crate::record::{Kind, Record, Shape, State, flags};
+use crate::resize::grow;
+use crate::share::record_of;
+use crate::slots::slot_pages;
+use crate::tag::Owner;
+use crate::units::{PageRange, Pages};
+
+/// Makes the shared tenant `generation` of area `id`, to which `me` is attached, at least `bytes`
+/// bytes long.
+pub(crate) fn grow_shared<M: Machine>(
+    context: &Context<'_, M>,
+    id: AreaId,
+    generation: u64,
+    bytes: u64,
+) -> Result<Area, ResizeError> {
+    if !M::IN_PLACE {
+        return Err(ResizeError::Back(BackError::Unsupported));
+    }
+    if !context.machine.may_wait() {
+        return Err(ResizeError::MayNotWait);
+    }
+    let stale = ResizeError::Stale { generation };
+    let record = record_of(context, id).ok_or(stale)?;
+    let shared = |s: &State| s.kind == Kind::Shared && s.generation == generation;
+    record.state().filter(shared).ok_or(stale)?;
+    let alone = context.tables.geometry().members == 1;
+    if !alone && !Presence::of(context.tables, record.id).holds(context.me, generation) {
+        return Err(ResizeError::NotMine);
+    }
+    record.begin_growing(context.me, generation).map_err(|owner| ResizeError::Busy { owner })?;
+    let grown = grow_alone(context, record, bytes);
+    record.end_growing(context.me, generation);
+    let shape = grown?;
+    let state = record.state().ok_or(stale)?;
+    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
+    Ok(Area::new(context, record.id, slot, state, &shape))
+}
+
+fn grow_alone<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    bytes: u64,
+) -> Result<Shape, ResizeError> {
+    let shape = record.shape();
+    if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+        return Err(ResizeError::NotMine);
+    }
+    if bytes <= shape.bytes {
+        return Ok(shape);
+    }
+    let pages = Pages::for_bytes(bytes);
+    let mut new = Shape { bytes, pages: pages.max(shape.pages), ..shape };
+    if new.pages > shape.pages {
+        new = grow(context, record, &shape, new, false)?;
+    }
+    record.lengthen(&new);
+    Ok(new)
+}
+
+/// Gives back what `dead` had added to a published area, if it came no further. Idempotent.
+pub(crate) fn recover<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    dead: Owner,
+    generation: u64,
+) {
+    if record.grower(generation) != Some(dead) {
+        return;
+    }
+    if let Some(slot) = slot_pages(context.tables, record.id) {
+        let shape = record.shape();
+        let view = context.view(record.id, slot, &shape);
+        let tail =
+            PageRange { start: view.pages.end(), len: Pages(view.slot.len.0 - view.pages.len.0) };
+        if tail.len.0 > 0 {
+            // If the machine refuses, frames stay that nobody uses, until the slot is used again.
+            let _ = unmap(&context.machine, tail).flush(&context.machine);
+        }
+        // It may have published the pages, and not yet the machine's word for them.
+        let backing = context.machine.truncate(&view, view.pages.len);
+        record.lengthen(&Shape { backing: backing.0, ..shape });
+    }
+    record.end_growing(dead, generation);
+}

@@ -1,0 +1,130 @@
+//! Buffers that change their size.
+//!
+//! ```text
+//!   Buf::resize     where it lies: frames for what is new, frames back for what is gone
+//!   Buf::vrealloc   the same; if others live behind it, it moves
+//!   Shared::grow    where it lies, while others use it; Shared::refresh sees what others have grown
+//! ```
+//!
+//! A buffer keeps its claim on its pages throughout (`os/view/resize.rs`). A shared area only ever
+//! grows: what somebody sees of it stays there.
+
+use super::{Buf, Shared};
+use crate::error::{AttachError, ResizeError};
+use crate::pool::Pool;
+use std::sync::Arc;
+use vmalloc_core::{PAGE_SIZE, Request, flags};
+
+impl Buf {
+    /// Gives the buffer another size where it lies: the first bytes keep their place and contents,
+    /// new bytes are zeros. A longer one takes frames for the new pages alone; a shorter one gives
+    /// frames back to the system at once.
+    ///
+    /// Large buffers (over 2 MiB, guard included) grow as long as nobody lives behind them; small
+    /// ones within their size class.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the buffer is as it was. `Engine(NoRoom)`: it would have to move, see
+    /// [`Buf::vrealloc`].
+    pub fn resize(&mut self, bytes: usize) -> Result<(), ResizeError> {
+        if self.member.is_forked() {
+            return Err(ResizeError::Forked);
+        }
+        let engine = self.member.engine();
+        let view = self.view.as_mut().expect("a buffer has its view until it goes");
+        let (old, new) = (view.span().len, bytes as u64);
+        let old_pages = engine.area(self.id).map_or(0, |area| area.pages.len.0);
+        if new > 0 && new < old {
+            view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
+        }
+        if let Err(e) = engine.resize(self.id, self.generation, new, true) {
+            // What it let go of is still its own. If the records lie, it stays shorter.
+            let _ = view.resize(old);
+            return Err(ResizeError::Engine(e));
+        }
+        if new > old {
+            view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
+            // What the last page held behind the end is from an earlier tenant; new pages are zeros.
+            let stale = new.min(old_pages.saturating_mul(PAGE_SIZE as u64));
+            if let Some(tail) = view.get_mut(old as usize..stale as usize) {
+                tail.fill(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Buf::resize`], and if there is no room behind it, moves it: then both are there for a
+    /// moment, and an alignment that was asked for is not kept. Linux: `vrealloc`.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the buffer is as it was.
+    pub fn vrealloc(&mut self, bytes: usize) -> Result<(), ResizeError> {
+        let no_room = |e: &ResizeError| {
+            matches!(e, ResizeError::Engine(vmalloc_core::ResizeError::NoRoom { .. }))
+        };
+        match self.resize(bytes) {
+            Err(e) if no_room(&e) => {}
+            done => return done,
+        }
+        let was_huge = |area: vmalloc_core::Area| area.flags & flags::HUGE != 0;
+        let request = Request::bytes(bytes as u64).zeroed();
+        let huge = self.member.engine().area(self.id).is_some_and(was_huge);
+        let request = if huge { request.huge() } else { request };
+        let pool = Pool::of(Arc::clone(&self.member));
+        let mut moved = pool.alloc(&request).map_err(ResizeError::Alloc)?;
+        let kept = self.len().min(bytes);
+        moved[..kept].copy_from_slice(&self[..kept]);
+        *self = moved;
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Makes the area at least `bytes` bytes long where it lies, for every member: the new bytes
+    /// are zeros, and those that were there stay. Other handles see it when they
+    /// [`Shared::refresh`]; until then they see what they saw.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the area is as it was. `Engine(Busy)`: another member is growing it just
+    /// now.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), ResizeError> {
+        let member = &self.hold.member;
+        if member.is_forked() {
+            return Err(ResizeError::Forked);
+        }
+        let token = self.hold.token;
+        let _one_at_a_time = member.ground.growing();
+        // What others made it grow by comes first: here it may fail, and nothing has changed.
+        let stale = vmalloc_core::ResizeError::Stale { generation: token.generation };
+        let area = member.engine().look(&token.core()).map_err(|_| ResizeError::Engine(stale))?;
+        let damaged = |e| ResizeError::Damaged(Box::new(e));
+        crate::pool::follow(member, &area).map_err(damaged)?;
+        let grown = member.engine().grow_shared(token.area, token.generation, bytes as u64);
+        let area = grown.map_err(ResizeError::Engine)?;
+        let followed = crate::pool::follow(member, &area);
+        followed.and_then(|()| self.view.grow(area.bytes)).map_err(damaged)
+    }
+
+    /// Takes in what the area has grown by, here or in another process, and returns its length
+    /// now.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; this handle shows what it showed. `Engine(Stale)`: it was freed, and grows
+    /// no more.
+    pub fn refresh(&mut self) -> Result<usize, AttachError> {
+        let member = &self.hold.member;
+        if member.is_forked() {
+            return Err(AttachError::Forked);
+        }
+        let _one_at_a_time = member.ground.growing();
+        let area = member.engine().look(&self.hold.token.core()).map_err(AttachError::Engine)?;
+        crate::pool::follow(member, &area)
+            .and_then(|()| self.view.grow(area.bytes))
+            .map_err(|e| AttachError::Damaged(Box::new(e)))?;
+        Ok(self.len())
+    }
+}

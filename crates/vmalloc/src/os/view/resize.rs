@@ -1,0 +1,77 @@
+//! Views of areas that change their size where they lie.
+//!
+//! ```text
+//!   longer:  the pool commits what is behind the view, then the view claims it
+//!   shorter: the view lets go of its tail, then the pool punches it
+//! ```
+//!
+//! The claim is never given up in between, so that nobody in this process can get a view of what
+//! this one still shows. Shared views only grow: a slice that somebody has of one stays good.
+
+use super::{ExclusiveView, SharedView, ViewError, pages};
+use crate::os::Span;
+use crate::os::claims::Taken;
+use crate::os::map::Mapping;
+
+impl ExclusiveView {
+    /// Where it lies in the pool.
+    pub(crate) fn span(&self) -> Span {
+        self.0.span
+    }
+
+    /// Shows `len` bytes from its first on. What is shorter lets go of whole pages at once; what is
+    /// longer claims them.
+    ///
+    /// # Errors
+    ///
+    /// [`ViewError`]; the view is as it was. Never for a view that becomes shorter.
+    pub(crate) fn resize(&mut self, len: u64) -> Result<(), ViewError> {
+        let claim = &mut self.0;
+        let span = Span::new(claim.span.start, len);
+        span.within(claim.mapping.bytes()).map_err(ViewError::Range)?;
+        let ((first, old), (_, new)) = (pages(claim.span), pages(span));
+        if new > old {
+            let taken = claim.mapping.claims.take(first + old, new - old);
+            taken.map_err(|Taken| ViewError::Taken { span })?;
+        } else if new < old {
+            claim.mapping.claims.shorten(first, old, new);
+        }
+        claim.span = span;
+        Ok(())
+    }
+}
+
+impl SharedView {
+    /// Shows `len` bytes from its first on, which are no fewer than now.
+    ///
+    /// # Errors
+    ///
+    /// [`ViewError`]; the view is as it was.
+    pub(crate) fn grow(&mut self, len: u64) -> Result<(), ViewError> {
+        let claim = &mut self.0;
+        let span = Span::new(claim.span.start, len.max(claim.span.len));
+        claim.mapping.grow_shared(span)?;
+        claim.span = span;
+        Ok(())
+    }
+}
+
+impl Mapping {
+    /// Makes the claim of the shared views that begin where `span` does, if there are any, as long
+    /// as `span`.
+    ///
+    /// # Errors
+    ///
+    /// [`ViewError`]; the claim is as it was.
+    pub(crate) fn grow_shared(&self, span: Span) -> Result<(), ViewError> {
+        span.within(self.bytes()).map_err(ViewError::Range)?;
+        let (first, len) = pages(span);
+        let grown = self.claims.lengthen_counted(first, len);
+        grown.map(drop).map_err(|Taken| ViewError::Taken { span })
+    }
+
+    /// How many pages the shared views have that begin at byte `start`; 0 if there are none.
+    pub(crate) fn shared_pages(&self, start: u64) -> u64 {
+        self.claims.shared_len(start / crate::os::PAGE_BYTES).unwrap_or(0)
+    }
+}
