@@ -2,6 +2,7 @@
 //!
 //! A file of its own because the check of the documents asks it which commands exist.
 
+use crate::bench;
 use crate::checks::Check;
 use clap::{Parser, Subcommand};
 
@@ -21,6 +22,8 @@ pub enum Task {
     Test,
     /// Run what CI runs, stop at the first failure and say how to repeat that step alone.
     Ci,
+    /// Measure vmalloc beside its peers, and write docs/benchmarks.md.
+    Bench(bench::Options),
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

@@ -1,4 +1,5 @@
-//! What CI runs, and what a developer runs before CI does: `cargo xtask test`, `ci`, `check`.
+//! What CI runs, and what a developer runs before CI does: `cargo xtask test`, `ci`, `check`;
+//! and `bench`, which measures.
 //!
 //! ```text
 //!   cli ─▶ ci ─┬─ steps: fmt, clippy, tests, doctests, docs, bare targets, the demo
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod checks;
 mod ci;
 mod cli;
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
     let is_ok = match cli::Cli::parse().task {
         cli::Task::Test => suite::run_all(&root),
         cli::Task::Ci => ci::run(&root),
+        cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 /// The files and directories (with `/` at the end) that may hold unsafe code, and what for.
 const PLACES: &[(&str, &str)] = &[
     ("crates/vmalloc/src/os/", "system calls, and the raw memory of the pool's mapping"),
+    ("bench/src/raw.rs", "peers whose interface is raw pointers"),
     ("crates/vmalloc/tests/", "tests that fork, kill, map and read through raw pointers"),
 ];
 

@@ -1,0 +1,65 @@
+//! Ours beside its peers: every contender of a case in one process, in turns, for several rounds.
+//!
+//! ```text
+//!   groups (areas.rs, …) ─▶ runner: rounds × contenders in turns ─▶ samples ─▶ report: text, JSON,
+//!                                                                              SVG, docs/benchmarks.md
+//! ```
+//!
+//! What counts is the *ratio* of two contenders in the same round: the machine may be slow or
+//! loaded, but it is so for both. `cargo xtask bench` builds this program with the peers that
+//! build here, and runs it.
+
+mod areas;
+mod machine;
+mod null;
+mod raw;
+mod report;
+mod rng;
+mod runner;
+mod tree;
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures vmalloc beside its peers.
+#[derive(Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// Fewer rounds and sizes: minutes become seconds, and figures become rough.
+    #[arg(long)]
+    quick: bool,
+    /// Where the random numbers begin.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The commit that is measured, for the report.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// Peers that were left out, and why; for the report.
+    #[arg(long)]
+    skipped: Vec<String>,
+    /// Writes the report here: `benchmarks.md`, and the JSON and SVG files it shows.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Runs those cases whose name begins with one of these; all if there is none.
+    names: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut runner = runner::Runner::new(args.quick, args.seed, args.names);
+    areas::run(&mut runner);
+    if runner.cases.is_empty() {
+        eprintln!("no case has such a name; the groups are: {}", areas::NAMES.join(", "));
+        return ExitCode::from(2);
+    }
+    let Some(out) = args.out else { return ExitCode::SUCCESS };
+    let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
+    match report::write(&out, &about, &runner.cases) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("the report was not written: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The paired runner: contenders in turns, so that each round sees the same machine.
+
+use serde::Serialize;
+use std::time::Instant;
+
+/// Batches a sample.
+const BATCHES: usize = 9;
+
+/// One contender of a case: a name, and what measures it once.
+pub struct Contender<'a> {
+    name: String,
+    once: Box<dyn FnMut() -> f64 + 'a>,
+}
+
+impl<'a> Contender<'a> {
+    /// A contender; `once` runs a batch and returns what one operation cost.
+    pub fn new(name: impl Into<String>, once: impl FnMut() -> f64 + 'a) -> Contender<'a> {
+        Contender { name: name.into(), once: Box::new(once) }
+    }
+}
+
+/// What a case found.
+#[derive(Serialize, Clone, Debug)]
+pub struct Case {
+    /// Its coordinates: `areas/churn/live=15000`.
+    pub name: String,
+    /// What was measured: `ns a pair`, say.
+    pub unit: &'static str,
+    /// What ours must reach against a peer, from the design's table.
+    pub goals: Vec<Goal>,
+    /// The rows; the first is ours.
+    pub rows: Vec<Row>,
+}
+
+/// A budget: a peer's median over ours, at least.
+#[derive(Serialize, Clone, Debug)]
+pub struct Goal {
+    /// The peer's name.
+    pub peer: &'static str,
+    /// The peer's cost divided by ours, at least.
+    pub at_least: f64,
+}
+
+/// One contender's samples.
+#[derive(Serialize, Clone, Debug)]
+pub struct Row {
+    /// Who.
+    pub name: String,
+    /// One a round.
+    pub samples: Vec<f64>,
+    /// Its cost over ours: the median of the rounds' ratios.
+    pub ratio: f64,
+    /// What else there is to say.
+    pub note: String,
+}
+
+impl Row {
+    /// The median of the samples.
+    pub fn median(&self) -> f64 {
+        quantile(&self.samples, 0.5)
+    }
+
+    /// The lower and the upper quartile.
+    pub fn spread(&self) -> (f64, f64) {
+        (quantile(&self.samples, 0.25), quantile(&self.samples, 0.75))
+    }
+}
+
+/// Runs cases and keeps what they found.
+pub struct Runner {
+    /// Fewer rounds and sizes.
+    pub quick: bool,
+    /// Where random numbers begin.
+    pub seed: u64,
+    /// What was found so far.
+    pub cases: Vec<Case>,
+    names: Vec<String>,
+}
+
+impl Runner {
+    /// A runner for the cases whose name begins with one of `names`.
+    pub fn new(quick: bool, seed: u64, names: Vec<String>) -> Runner {
+        Runner { quick, seed, cases: Vec::new(), names }
+    }
+
+    /// Whether the case is wanted; ask before building its contenders.
+    pub fn wants(&self, name: &str) -> bool {
+        let fits = |n: &String| *n == name || name.starts_with(&format!("{n}/"));
+        self.names.is_empty() || self.names.iter().any(fits)
+    }
+
+    /// Rounds a case: odd, so that the median is a sample.
+    pub fn rounds(&self) -> usize {
+        if self.quick { 5 } else { 15 }
+    }
+
+    /// Measures the contenders in turns, each round beginning with another one, and prints what
+    /// came out. The first contender is ours. Returns the case, for notes.
+    pub fn compare(
+        &mut self,
+        name: &str,
+        unit: &'static str,
+        goals: &[(&'static str, f64)],
+        mut contenders: Vec<Contender<'_>>,
+    ) -> &mut Case {
+        let count = contenders.len();
+        let mut samples = vec![Vec::new(); count];
+        // Round 0 warms up, and is not counted.
+        for round in 0..=self.rounds() {
+            for turn in 0..count {
+                let who = (round + turn) % count;
+                let sample = (contenders[who].once)();
+                if round > 0 {
+                    samples[who].push(sample);
+                }
+            }
+        }
+        let ours = samples[0].clone();
+        let rows = contenders.iter().zip(samples).map(|(contender, samples)| {
+            let ratios: Vec<f64> = samples.iter().zip(&ours).map(|(a, b)| a / b).collect();
+            let (name, ratio) = (contender.name.clone(), quantile(&ratios, 0.5));
+            Row { name, samples, ratio, note: String::new() }
+        });
+        let goals = goals.iter().map(|&(peer, at_least)| Goal { peer, at_least }).collect();
+        self.cases.push(Case { name: name.to_owned(), unit, goals, rows: rows.collect() });
+        let case = self.cases.last_mut().expect("pushed above");
+        crate::report::print(case);
+        case
+    }
+}
+
+/// What one of the `count` operations of `work` costs, in ns: the median of a few batches, so that
+/// one in which the thread had to wait for a CPU does not count.
+pub fn ns_each(count: usize, mut work: impl FnMut()) -> f64 {
+    let mut batch = || {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_nanos() as f64 / count as f64
+    };
+    let batches: [f64; BATCHES] = std::array::from_fn(|_| batch());
+    quantile(&batches, 0.5)
+}
+
+/// Runs `work` on so many threads at once, and returns ns of wall time for each of all their
+/// operations: half of one thread's if two threads scale perfectly.
+pub fn ns_each_on(threads: usize, count: usize, work: impl Fn(usize) + Sync) -> f64 {
+    let barrier = std::sync::Barrier::new(threads);
+    let times: Vec<f64> = std::thread::scope(|scope| {
+        let run = |thread: usize| {
+            let (work, barrier) = (&work, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                ns_each(count, || work(thread))
+            })
+        };
+        let handles: Vec<_> = (0..threads).map(run).collect();
+        handles.into_iter().map(|handle| handle.join().expect("a benchmark thread")).collect()
+    });
+    // Operations a ns add up.
+    1.0 / times.iter().map(|ns| 1.0 / ns).sum::<f64>()
+}
+
+/// The value below which a share `q` of the samples lies.
+pub fn quantile(samples: &[f64], q: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        len => sorted[((len - 1) as f64 * q).round() as usize],
+    }
+}

@@ -1,0 +1,115 @@
+//! `cargo xtask bench`: builds `bench/` with every peer that builds here, and runs it.
+//!
+//! A peer may want what this machine lacks (cmake, a C++ compiler, a library): then it is left
+//! out, and said so, on the terminal and in the report. Nothing else is left out.
+
+use crate::run;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// A peer that needs more than a Rust compiler.
+struct Peer {
+    /// Its feature in `bench/Cargo.toml`.
+    feature: &'static str,
+    /// What it needs, for whoever lacks it.
+    needs: &'static str,
+}
+
+const PEERS: &[Peer] = &[
+    Peer { feature: "jemalloc", needs: "a C compiler and make" },
+    Peer { feature: "mimalloc", needs: "a C compiler" },
+    Peer { feature: "snmalloc", needs: "a C++ compiler and cmake" },
+];
+
+/// The time that one build may take: some peers bring a hundred crates.
+const BUILD: Duration = Duration::from_secs(30 * 60);
+/// The time that a full run may take.
+const RUN: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// What `cargo xtask bench` takes.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Few rounds and sizes: a first look, in a minute or two.
+    #[arg(long)]
+    quick: bool,
+    /// Where the random sizes begin.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Do not write docs/benchmarks.md; only runs of everything do.
+    #[arg(long)]
+    dry: bool,
+    /// Only the cases whose names begin so: `areas`, `areas/churn`, …
+    names: Vec<String>,
+}
+
+/// Builds and runs the benchmarks. Whether that went well.
+pub fn run(root: &Path, options: &Options) -> bool {
+    let dir = root.join("bench");
+    let (features, skipped) = features(&dir);
+    if let Err(why) = run::run(&mut cargo(&dir, "build", &features), BUILD) {
+        println!("bench was not built: {why}");
+        return false;
+    }
+    let mut command = Command::new(dir.join("target/release/bench"));
+    command.current_dir(root).args([
+        "--seed",
+        &options.seed.to_string(),
+        "--commit",
+        &commit(root),
+    ]);
+    if options.quick {
+        command.arg("--quick");
+    }
+    for skip in &skipped {
+        println!("left out: {skip}");
+        command.args(["--skipped", skip]);
+    }
+    if options.names.is_empty() && !options.dry {
+        command.arg("--out").arg("docs");
+    }
+    command.args(&options.names);
+    match run::run(&mut command, RUN) {
+        Ok(()) => true,
+        Err(why) => {
+            println!("bench: {why}");
+            false
+        }
+    }
+}
+
+/// The features that build here, and why the others do not.
+fn features(dir: &Path) -> (Vec<&'static str>, Vec<String>) {
+    let all: Vec<&str> = PEERS.iter().map(|peer| peer.feature).collect();
+    if run::run(cargo(dir, "build", &all).arg("--quiet"), BUILD).is_ok() {
+        return (all, Vec::new());
+    }
+    let (mut builds, mut skipped) = (Vec::new(), Vec::new());
+    for peer in PEERS {
+        let mut build = cargo(dir, "build", &[peer.feature]);
+        match run::run(build.arg("--quiet"), BUILD) {
+            Ok(()) => builds.push(peer.feature),
+            Err(_) => skipped.push(format!("{}, which needs {}", peer.feature, peer.needs)),
+        }
+    }
+    (builds, skipped)
+}
+
+fn cargo(dir: &Path, task: &str, features: &[&str]) -> Command {
+    let mut command = run::cargo();
+    command.args([task, "--release", "--no-default-features"]).current_dir(dir);
+    command.args(["--features", &features.join(",")]);
+    command
+}
+
+/// The commit that is measured; a `+` behind it means that files differ from it.
+fn commit(root: &Path) -> String {
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        run::capture(command.args(args).current_dir(root), Duration::from_secs(60))
+    };
+    let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
+    let is_dirty = git(&["status", "--porcelain", "--", "crates", "bench"])
+        .is_none_or(|changes| !changes.trim().is_empty());
+    format!("{}{}", hash.trim(), if is_dirty { "+" } else { "" })
+}
