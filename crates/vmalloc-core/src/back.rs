@@ -6,6 +6,7 @@
 //! Linux: `vm_area_alloc_pages`.
 
 use crate::machine::{BackError, Backing, Machine};
+use crate::policy::FramePolicy;
 use crate::reserve::Reserved;
 use crate::units::Extent;
 
@@ -24,7 +25,7 @@ pub(crate) fn back<'e, 'a, M: Machine>(
     reserved: Reserved<'e, 'a, M>,
 ) -> Result<Backed<'e, 'a, M>, BackError> {
     let machine = &reserved.context.machine;
-    let backing = machine.back(reserved.pages(), reserved.plan.huge)?;
+    let backing = machine.back(reserved.pages(), FramePolicy::of(reserved.plan.flags))?;
     Ok(Backed { backing, is_zero: M::FRESH_IS_ZERO, reserved })
 }
 

@@ -9,19 +9,18 @@
 //!
 //! Each stage is one file, takes the type before it and yields the type after it, and knows no
 //! neighbour; here they are put together, and nowhere else. The one step back (no room → purge →
-//! again) is [`Engine::with_purge`]. A stage's value that is dropped undoes itself, so `?` is all
-//! the error handling a walk needs. What only looks is in `engine/look.rs`,
+//! again) is `Engine::with_purge`, in `engine/care.rs`. A stage's value that is dropped undoes
+//! itself, so `?` is all the error handling a walk needs. What only looks is in `engine/look.rs`,
 //! what grows shared areas in `engine/grow.rs`.
 
+mod care;
 mod grow;
 mod look;
 
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;
 use crate::context::Context;
-use crate::error::{
-    AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
-};
+use crate::error::{AllocError, AttachError, EngineError, FreeError, ResizeError, ShareError};
 use crate::layout::{Geometry, Stat, Tables};
 use crate::machine::{BackError, Backing, Machine};
 use crate::map::map;
@@ -29,13 +28,14 @@ use crate::paged::{Hardware, Paged};
 use crate::platform::{Frames, MapError};
 use crate::prot::Prot;
 use crate::publish::{Area, AreaId, publish};
-use crate::purge::{Purged, purge_one, purge_step};
+use crate::purge::purge_one;
 use crate::record::{Kind, Record, flags};
 use crate::recover::{self, Recovered, recover};
 use crate::request::{Limits, Plan, Request};
 use crate::reserve::reserve;
 use crate::resize::resize;
 use crate::share::{self, Publish, Token, attach_in_place, free_published};
+use crate::shrink::Shrinker;
 use crate::tag::Owner;
 use crate::units::{Extent, Pages, VirtAddr, Vpn};
 use crate::{lazy, registry};
@@ -48,6 +48,8 @@ pub struct Engine<'a, M> {
     context: Context<'a, M>,
     // Constant after `new`.
     lazy_pages_max: Pages,
+    lazy_pages_low: Pages,
+    shrinkers: &'a [&'a (dyn Shrinker + Sync)],
 }
 
 /// What may differ between engines over the same window.
@@ -86,7 +88,9 @@ impl<'a, M: Machine> Engine<'a, M> {
         }
         let (me, start) = (config.owner, config.window_start);
         let context = Context { tables, me, machine, start };
-        Ok(Engine { context, lazy_pages_max: config.lazy_pages_max })
+        let lazy_pages_max = config.lazy_pages_max;
+        let lazy_pages_low = Pages(lazy_pages_max.0 / 2);
+        Ok(Engine { context, lazy_pages_max, lazy_pages_low, shrinkers: &[] })
     }
 
     /// Allocates memory that is contiguous in the window, out of frames that need not be.
@@ -200,7 +204,8 @@ impl<'a, M: Machine> Engine<'a, M> {
         loop {
             match resize(&self.context, id, generation, bytes, zeroed) {
                 Err(ResizeError::Back(e))
-                    if AllocError::Back(e).purge_may_help() && self.made_room() => {}
+                    if AllocError::Back(e).purge_may_help()
+                        && self.made_room(Pages::for_bytes(bytes)) => {}
                 done => return done,
             }
         }
@@ -264,48 +269,6 @@ impl<'a, M: Machine> Engine<'a, M> {
         self.limit()
     }
 
-    /// Purges up to 64 parked areas with one shootdown. A purge of everything is a loop until
-    /// `areas` is 0.
-    ///
-    /// # Errors
-    ///
-    /// [`PurgeError`]; what was not purged is still parked.
-    pub fn purge_step(&self) -> Result<Purged, PurgeError> {
-        purge_step(&self.context, Pages(u64::MAX))
-    }
-
-    /// Purges one step if more is parked than the limit allows, down to half the limit: what a
-    /// caller that may wait does after a free that was [`Freed::over_limit`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Engine::purge_step`].
-    pub fn relieve(&self) -> Result<Purged, PurgeError> {
-        let (parked, max) = (self.context.lazy_pages(), self.lazy_pages_max);
-        if parked <= max {
-            return Ok(Purged::default());
-        }
-        purge_step(&self.context, Pages(parked.0 - max.0 / 2))
-    }
-
-    /// Purges until nothing is parked.
-    ///
-    /// # Errors
-    ///
-    /// As [`Engine::purge_step`].
-    pub fn purge(&self) -> Result<Purged, PurgeError> {
-        let mut total = Purged::default();
-        loop {
-            let step = self.purge_step()?;
-            if step.areas == 0 {
-                return Ok(total);
-            }
-            total.areas += step.areas;
-            total.pages.0 += step.pages.0;
-            total.flushes += step.flushes;
-        }
-    }
-
     /// Finishes or undoes what the dead member `dead` was doing, and detaches it everywhere. The
     /// caller makes sure that it is dead and that nobody else recovers it.
     pub fn recover(&self, dead: Owner) -> Recovered {
@@ -333,31 +296,15 @@ impl<'a, M: Machine> Engine<'a, M> {
         self.context.tables.geometry()
     }
 
-    /// Runs a walk; if there was no room, purges a batch and runs it again, until there is room
-    /// or nothing left to purge. Who may not wait gets a parked area that is large enough.
-    fn with_purge(
-        &self,
-        plan: &Plan,
-        walk: impl Fn() -> Result<Area, AllocError>,
-    ) -> Result<Area, AllocError> {
-        loop {
-            match walk() {
-                Err(e) if !e.purge_may_help() => return Err(e),
-                Err(_) if plan.may_wait && self.made_room() => {}
-                Err(e) => return lazy::borrow_larger(&self.context, plan).ok_or(e),
-                area => return area,
-            }
-        }
-    }
-
-    fn made_room(&self) -> bool {
-        self.purge_step().is_ok_and(|purged| purged.areas > 0)
-    }
-
     fn plan(&self, request: &Request) -> Result<Plan, AllocError> {
         let machine = &self.context.machine;
-        let (capacity, user_align) = (machine.capacity(), machine.user_align());
-        request.plan(self.geometry(), &Limits { capacity, align_max: M::ALIGN_MAX, user_align })
+        let limits = Limits {
+            capacity: machine.capacity(),
+            align_max: M::ALIGN_MAX,
+            user_align: machine.user_align(),
+            start: self.context.start,
+        };
+        request.plan(self.geometry(), &limits)
     }
 
     fn free_at(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {

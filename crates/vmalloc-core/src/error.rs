@@ -7,7 +7,7 @@ use crate::layout::GeometryError;
 use crate::machine::{BackError, FlushError, NoMetadata};
 use crate::platform::MapError;
 use crate::tag::Owner;
-use crate::units::{Pages, VirtAddr};
+use crate::units::{PageRange, Pages, VirtAddr};
 use core::fmt;
 
 /// Why `vmalloc`, `vzalloc` or `vmap` failed. Nothing was taken.
@@ -30,6 +30,17 @@ pub enum AllocError {
         /// The most that is possible, in bytes.
         align_max_bytes: u64,
     },
+    /// The range that was asked for is too short, or not in the window.
+    BadRange {
+        /// What was asked for.
+        range: PageRange,
+        /// Pages wanted, guard included.
+        wanted: Pages,
+        /// The window.
+        window: PageRange,
+    },
+    /// A request that must not fail has to wait, and this one, or this context, may not.
+    MustWait,
     /// No hole in the window holds `wanted` pages (guard included).
     NoHole {
         /// Pages wanted, guard included.
@@ -192,6 +203,7 @@ impl AllocError {
             AllocError::NoHole { .. }
                 | AllocError::Back(
                     BackError::NoFrames { .. }
+                        | BackError::NoneAllowed { .. }
                         | BackError::MachineFull { .. }
                         // Parked areas hold records of their frames, too.
                         | BackError::NoMetadata
@@ -213,6 +225,12 @@ impl fmt::Display for AllocError {
                 f,
                 "alignment {align_bytes} is not a power of two from 1 to {align_max_bytes} bytes"
             ),
+            AllocError::BadRange { range, wanted, window } => {
+                write!(f, "{wanted} have no room in {range} of a window of {window}")
+            }
+            AllocError::MustWait => {
+                write!(f, "what must not fail has to wait, and may not here")
+            }
             AllocError::NoHole { wanted, largest } => {
                 write!(f, "no hole of {wanted} in the window; the largest has {largest}")
             }

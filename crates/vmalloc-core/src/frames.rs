@@ -60,11 +60,13 @@ mod check;
 mod claim;
 mod hints;
 mod layout;
+mod nodes;
 
 pub use check::{BuddyStats, Hint, VerifyError};
 pub use layout::{FormatError, OpenError};
 
 use crate::platform::{Frames, NoFrames};
+use crate::policy::{FramePolicy, NodeId, PolicyError};
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::{Extent, ORDER_MAX, Order, Pages, Pfn};
 use core::fmt;
@@ -103,6 +105,8 @@ pub struct Buddy<'a> {
     lanes: &'a [AtomicU64],
     // Written once, by `format`.
     header: &'a [AtomicU64],
+    // Constant: the view's own.
+    nodes: &'a [Extent],
 }
 
 impl<'a> Buddy<'a> {
@@ -286,6 +290,25 @@ impl Frames for Buddy<'_> {
     /// after a process died in the middle of one be off until [`Buddy::rebuild`].
     fn free(&self) -> Pages {
         Pages((self.counted() as i64).clamp(0, self.shape.len() as i64) as u64)
+    }
+
+    /// As [`Frames::take_bulk`], in the ranges that the policy allows: see
+    /// [`Buddy::with_nodes`].
+    fn take_where(
+        &self,
+        policy: FramePolicy,
+        want: Pages,
+        out: &mut [Extent],
+    ) -> Result<usize, PolicyError> {
+        self.bulk_where(policy, want, out)
+    }
+
+    fn reach(&self, policy: FramePolicy) -> Result<Pages, PolicyError> {
+        self.total_where(policy)
+    }
+
+    fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        self.node_with(pfn)
     }
 
     /// How many frames there are in all. Free of cost.

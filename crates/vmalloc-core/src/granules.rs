@@ -12,12 +12,13 @@
 //! Invariants: a granule belongs to one chunk, one solo run, one builder, or nobody.
 //! Neighbours: [`crate::slots`] cuts chunks into slots. Linux: `alloc_vmap_area` on a pool miss.
 
-use crate::class::Class;
+use crate::class::{Class, GRANULE_PAGES, granules_for};
 use crate::index::Index;
-use crate::layout::Tables;
+use crate::layout::{Tables, ZONES};
 use crate::record::Record;
 use crate::sync::{Ordering, fence};
 use crate::tag::{Owner, Tag};
+use crate::units::{PageRange, Pages};
 use core::ops::Range;
 
 /// No run of granules fits.
@@ -49,6 +50,45 @@ impl<'a> Granules<'a> {
             index.rebuild();
         }
         self.take_by_scan(zone, len, align)
+    }
+
+    /// Claims the granules for `span` pages inside `range`, which are offsets in the window, the
+    /// first a multiple of `align`. Looks at every place: exact, and slow.
+    pub(crate) fn take_within(
+        &self,
+        range: PageRange,
+        span: Pages,
+        align: usize,
+    ) -> Result<usize, NoRun> {
+        let len = granules_for(span);
+        for zone in 0..ZONES {
+            let mut heads = self.heads(zone, range, span, align);
+            let free = |at: &usize| (*at..at + len).all(|g| self.is_free(g));
+            if let Some(at) = heads.find(|at| free(at) && self.claim(*at..at + len)) {
+                Index::new(self.tables, zone).mark_stale();
+                return Ok(at);
+            }
+        }
+        let granules = range.start.0.div_ceil(GRANULE_PAGES)..range.end().0 / GRANULE_PAGES;
+        Err(NoRun { largest: self.longest(granules.start as usize..granules.end as usize) })
+    }
+
+    /// Where in a zone an area of `span` pages inside `range` can begin.
+    pub(crate) fn heads(
+        &self,
+        zone: usize,
+        range: PageRange,
+        span: Pages,
+        align: usize,
+    ) -> impl Iterator<Item = usize> + use<> {
+        let zone = Index::new(self.tables, zone).range();
+        let first = zone.start.max(range.start.0.div_ceil(GRANULE_PAGES) as usize);
+        let len = granules_for(span);
+        let fits = move |at: &usize| {
+            at + len <= zone.end
+                && at * GRANULE_PAGES as usize + span.0 as usize <= range.end().0 as usize
+        };
+        (align_up(first, align, self.phase)..).step_by(align).take_while(fits)
     }
 
     /// Puts claimed granules to use under `head`, a [`Tag::Chunk`] or [`Tag::Solo`].
@@ -153,8 +193,12 @@ impl<'a> Granules<'a> {
 
     /// The longest run of free granules of a zone, from the tags. O(granules).
     pub(crate) fn largest(&self, zone: usize) -> usize {
+        self.longest(Index::new(self.tables, zone).range())
+    }
+
+    fn longest(&self, granules: Range<usize>) -> usize {
         let (mut largest, mut run) = (0, 0);
-        for g in Index::new(self.tables, zone).range() {
+        for g in granules {
             run = if self.is_free(g) { run + 1 } else { 0 };
             largest = largest.max(run);
         }

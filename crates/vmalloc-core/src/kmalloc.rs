@@ -25,6 +25,7 @@ pub use error::{KfreeError, KmallocError, KreallocError, KvfreeError, KvmallocEr
 pub use kv::{Kv, KvAddr};
 
 use crate::platform::{FRAME_WORDS, Frames, Ram};
+use crate::shrink::Shrinker;
 use crate::slab::{
     AllocError, CacheConfig, CacheError, CacheStats, DirectAddr, FrameTag, KmemCache, Object,
     Slabs, VerifyError,
@@ -94,6 +95,20 @@ impl<F, R> Clone for Kmalloc<'_, F, R> {
 }
 
 impl<F, R> Copy for Kmalloc<'_, F, R> {}
+
+/// The empty slabs of all classes, the largest objects first.
+impl<F: Frames, R: Ram> Shrinker for Kmalloc<'_, F, R> {
+    fn count(&self) -> Pages {
+        Pages(self.caches.iter().map(|cache| cache.count().0).sum())
+    }
+
+    fn scan(&self, want: Pages) -> Pages {
+        self.caches.iter().rev().fold(Pages(0), |given, cache| {
+            let more = if given < want { cache.scan(Pages(want.0 - given.0)) } else { Pages(0) };
+            Pages(given.0 + more.0)
+        })
+    }
+}
 
 impl<'a, F: Frames, R: Ram> Kmalloc<'a, F, R> {
     /// The words that the caches need, over a table of `slabs` slabs, for `cpus` CPUs.

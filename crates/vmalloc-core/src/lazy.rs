@@ -19,6 +19,7 @@ use crate::class::{CLASSES, Class, SLOTS_MAX, granules_for};
 use crate::context::Context;
 use crate::layout::Stat;
 use crate::machine::{Backing, Machine};
+use crate::policy::FramePolicy;
 use crate::publish::{Area, make_live};
 use crate::record::{Kind, Record, Shape, State, flags, next_generation};
 use crate::request::Plan;
@@ -162,14 +163,15 @@ fn revive_one<M: Machine>(
     slot: PageRange,
 ) -> Option<Area> {
     let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
-    let never = flags::VMAP | flags::BORROWED | flags::NO_REUSE;
+    let never = flags::VMAP | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
+    let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,
         Fit::Larger => shape.pages >= plan.pages,
     };
     let same = fits
         && shape.guard == plan.guard
-        && (shape.flags ^ plan.flags) & (flags::HUGE | flags::PROT) == 0
+        && (shape.flags ^ plan.flags) & alike == 0
         && shape.flags & never == 0
         && plan.flags & never == 0
         && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1));

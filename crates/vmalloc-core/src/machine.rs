@@ -13,6 +13,7 @@
 //! ```
 
 use crate::platform::{MapError, Prot};
+use crate::policy::{FramePolicy, NodeId, PolicyError};
 use crate::units::{Extent, PageRange, Pages, Pfn, Vpn};
 use core::fmt;
 use core::ops::Range;
@@ -67,6 +68,12 @@ pub trait Machine {
     /// Whether this context may wait: purge, yes; an interrupt handler, no.
     fn may_wait(&self) -> bool;
 
+    /// Waits a little, so that others can free something. Called only where waiting is allowed,
+    /// for requests that must not fail.
+    fn wait_for_others(&self) {
+        core::hint::spin_loop();
+    }
+
     /// Makes the engine's own words `words` usable. Idempotent. Called before the first use of
     /// words beyond [`crate::layout::Geometry::flat_words`].
     ///
@@ -78,12 +85,12 @@ pub trait Machine {
         Ok(())
     }
 
-    /// Finds frames for `pages`, huge ones where asked and possible.
+    /// Finds frames for `pages`, of those that `policy` allows.
     ///
     /// # Errors
     ///
     /// [`BackError`]; nothing was taken.
-    fn back(&self, pages: PageRange, huge: bool) -> Result<Backing, BackError>;
+    fn back(&self, pages: PageRange, policy: FramePolicy) -> Result<Backing, BackError>;
 
     /// Makes a backing of frames that the caller owns and keeps.
     ///
@@ -129,7 +136,12 @@ pub trait Machine {
     /// # Errors
     ///
     /// [`BackError`]; the backing is as it was.
-    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError>;
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError>;
 
     /// Shows `more`, the last pages of `view`, and makes the guard behind them fault; with no
     /// pages in `more`, the guard alone.
@@ -176,6 +188,12 @@ pub trait Machine {
     /// for a backing that was never mapped, or under a [`crate::flush::Flushed`] that covers it.
     fn unback(&self, pages: PageRange, backing: Backing);
 
+    /// The node of the frame behind a page, where there are nodes.
+    fn node_of(&self, page: Vpn) -> Option<NodeId> {
+        let _ = page;
+        None
+    }
+
     /// The frame behind a page, where the machine knows it.
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)>;
 
@@ -216,6 +234,15 @@ pub enum BackError {
         /// How many the machine can spare, its reserve kept.
         spare: Pages,
     },
+    /// Too few of the frames that the policy allows are free.
+    NoneAllowed {
+        /// How many were wanted.
+        wanted: Pages,
+        /// The policy.
+        policy: FramePolicy,
+    },
+    /// Frames under the request's policy can never be had here.
+    Policy(PolicyError),
     /// Frames whose numbers are no machine's: past 2^40, where 4 PiB end.
     NoSuchFrames {
         /// The frames.
@@ -256,6 +283,10 @@ impl fmt::Display for BackError {
             BackError::MachineFull { wanted, spare } => {
                 write!(f, "{wanted} wanted, the machine can spare {spare}")
             }
+            BackError::NoneAllowed { wanted, policy } => {
+                write!(f, "{wanted} wanted, fewer are free that would do: {policy}")
+            }
+            BackError::Policy(e) => write!(f, "{e}"),
             BackError::NoSuchFrames { run } => {
                 write!(f, "{} from {} on are no machine's", run.len, run.start)
             }

@@ -9,6 +9,7 @@
 use crate::backing::Backings;
 use crate::machine::{BackError, Backing, FlushError, Machine, View};
 use crate::platform::{Frames, MapError, Mapper, Prot, Ram, Tlb};
+use crate::policy::{FramePolicy, NodeId, PolicyError};
 use crate::sync::Ordering;
 use crate::units::{Extent, ORDER_MAX, PageRange, Pages, Pfn, Vpn};
 use core::convert::Infallible;
@@ -57,12 +58,21 @@ impl<'a, F: Frames, H: Hardware> Paged<'a, F, H> {
     fn take_frames(
         &self,
         len: Pages,
+        policy: FramePolicy,
         push: impl Fn(Extent) -> Result<(), BackError>,
     ) -> Result<(), BackError> {
+        let most = self.frames.reach(policy).map_err(BackError::Policy)?;
+        if len > most {
+            return Err(BackError::Policy(PolicyError::OutOfReach { wanted: len, most }));
+        }
         let mut wanted = len.0;
         let mut runs = [Extent::default(); BULK];
         while wanted > 0 {
-            let n = self.frames.take_bulk(Pages(wanted), &mut runs);
+            let taken = self.frames.take_where(policy, Pages(wanted), &mut runs);
+            let n = taken.map_err(BackError::Policy)?;
+            if n == 0 && !policy.is_any() {
+                return Err(BackError::NoneAllowed { wanted: len, policy });
+            }
             if n == 0 {
                 return Err(BackError::NoFrames { wanted: len, free: self.frames.free() });
             }
@@ -108,10 +118,14 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         self.hardware.may_wait()
     }
 
-    fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn wait_for_others(&self) {
+        self.hardware.wait_for_others();
+    }
+
+    fn back(&self, pages: PageRange, policy: FramePolicy) -> Result<Backing, BackError> {
         let draft = self.backings.begin(true)?;
         let push = |run| self.backings.push(&draft, run, &self.frames, &self.hardware);
-        match self.take_frames(pages.len, push) {
+        match self.take_frames(pages.len, policy, push) {
             Ok(()) => Ok(Backing(self.backings.finish(draft))),
             Err(e) => {
                 self.backings.discard(draft, &self.frames, &self.hardware);
@@ -151,9 +165,14 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         self.map_more(view, view.pages)
     }
 
-    fn extend(&self, view: &View, more: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
         let push = |run| self.backings.append(view.backing.0, run, &self.frames, &self.hardware);
-        self.take_frames(more.len, push).inspect_err(|_| {
+        self.take_frames(more.len, policy, push).inspect_err(|_| {
             self.truncate(view, view.pages.len);
         })?;
         Ok(view.backing)
@@ -218,6 +237,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn unback(&self, _pages: PageRange, backing: Backing) {
         self.backings.release(backing.0, &self.frames, &self.hardware);
+    }
+
+    fn node_of(&self, page: Vpn) -> Option<NodeId> {
+        self.frames.node_of(self.hardware.translate(page)?.0)
     }
 
     fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {

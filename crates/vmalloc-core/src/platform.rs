@@ -10,6 +10,7 @@
 //!   Mapper::unmap_run ─▶ Tlb::flush_all_cpus ─▶ Frames::give    purge
 //! ```
 
+use crate::policy::{FramePolicy, NodeId, PolicyError};
 pub use crate::prot::{Cache, Prot, Rights};
 use crate::sync::AtomicU64;
 use crate::units::{Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, Vpn};
@@ -35,6 +36,36 @@ pub trait Frames {
     /// May take fewer than `want`: because `out` is full, or because no more are free. Returning
     /// 0 means that none are free. What was written belongs to the caller.
     fn take_bulk(&self, want: Pages, out: &mut [Extent]) -> usize;
+
+    /// As [`Frames::take_bulk`], of frames that `policy` allows.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`]: they can never be had. An allocator that does not say otherwise cannot
+    /// choose, and refuses every policy but [`FramePolicy::ANY`].
+    fn take_where(
+        &self,
+        policy: FramePolicy,
+        want: Pages,
+        out: &mut [Extent],
+    ) -> Result<usize, PolicyError> {
+        if policy.is_any() { Ok(self.take_bulk(want, out)) } else { Err(unsupported(policy)) }
+    }
+
+    /// How many frames `policy` allows, free or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Frames::take_where`].
+    fn reach(&self, policy: FramePolicy) -> Result<Pages, PolicyError> {
+        if policy.is_any() { Ok(self.total()) } else { Err(unsupported(policy)) }
+    }
+
+    /// The node of a frame, where there are nodes. Linux: `page_to_nid`.
+    fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        let _ = pfn;
+        None
+    }
 
     /// Gives back any run of frames that were taken, in whole or in part, whatever the calls
     /// that took them. Free neighbours coalesce.
@@ -62,6 +93,23 @@ impl<F: Frames + ?Sized> Frames for &F {
         (**self).take_bulk(want, out)
     }
 
+    fn take_where(
+        &self,
+        policy: FramePolicy,
+        want: Pages,
+        out: &mut [Extent],
+    ) -> Result<usize, PolicyError> {
+        (**self).take_where(policy, want, out)
+    }
+
+    fn reach(&self, policy: FramePolicy) -> Result<Pages, PolicyError> {
+        (**self).reach(policy)
+    }
+
+    fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        (**self).node_of(pfn)
+    }
+
     fn give(&self, run: Extent) {
         (**self).give(run);
     }
@@ -73,6 +121,10 @@ impl<F: Frames + ?Sized> Frames for &F {
     fn total(&self) -> Pages {
         (**self).total()
     }
+}
+
+const fn unsupported(policy: FramePolicy) -> PolicyError {
+    PolicyError::Unsupported { policy }
 }
 
 /// The direct map: frames as words, for the engine's own metadata and for zeroing.
@@ -173,6 +225,12 @@ pub trait Tlb {
 
     /// Whether this context may wait for other CPUs (not in an interrupt handler, say).
     fn may_wait(&self) -> bool;
+
+    /// Waits a little, so that others can free something. Called only where waiting is allowed,
+    /// for requests that must not fail. Linux: `schedule_timeout_uninterruptible(1)`.
+    fn wait_for_others(&self) {
+        core::hint::spin_loop();
+    }
 }
 
 /// No block of frames of the wanted size is free. Nothing was taken.

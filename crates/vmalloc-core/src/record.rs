@@ -79,6 +79,8 @@ pub mod flags {
     /// May be shown to a user: zeroed, and where caches allow a second address. Linux:
     /// `VM_USERMAP`.
     pub const USERMAP: u64 = 1 << 6;
+    /// Its place was asked for: it is not revived.
+    pub const PLACED: u64 = 1 << 7;
     /// Instruction fetches; never together with stores.
     pub const EXECUTE: u64 = 1 << 24;
     /// Two bits: how the CPU caches it, a [`crate::Cache`].

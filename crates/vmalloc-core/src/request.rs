@@ -9,10 +9,10 @@
 
 use crate::error::AllocError;
 use crate::layout::Geometry;
-use crate::platform::Prot;
+use crate::policy::{FramePolicy, NodeChoice, NodeId};
 use crate::record::flags;
-use crate::slots::Wanted;
-use crate::units::{PAGE_SIZE, Pages};
+use crate::slots::{HUGE_ZONE, PLACED_ZONE, Wanted};
+use crate::units::{PAGE_SIZE, PageRange, Pages, Vpn};
 
 /// The pages of a huge page: 512, 2 MiB.
 pub const HUGE_PAGES: u64 = 512;
@@ -29,9 +29,10 @@ pub struct Request {
     align_bytes: u64,
     zeroed: bool,
     guard: bool,
-    huge: bool,
     may_wait: bool,
-    prot: Prot,
+    no_fail: bool,
+    policy: FramePolicy,
+    within: Option<PageRange>,
     flags: u64,
     caller: u64,
 }
@@ -45,9 +46,10 @@ impl Request {
             align_bytes: PAGE_SIZE as u64,
             zeroed: false,
             guard: true,
-            huge: false,
             may_wait: true,
-            prot: Prot::READ_WRITE,
+            no_fail: false,
+            policy: FramePolicy::ANY,
+            within: None,
             flags: 0,
             caller: 0,
         }
@@ -66,6 +68,44 @@ impl Request {
     #[must_use]
     pub const fn no_wait(self) -> Request {
         Request { may_wait: false, ..self }
+    }
+
+    /// Must not fail for want of memory: purges, asks the engine's shrinkers, waits for others to
+    /// free something, and tries again, for as long as it takes. What can never be served is an
+    /// error at once; so is a request that may not wait, which Linux lets fail in silence. Linux:
+    /// `__GFP_NOFAIL`.
+    #[must_use]
+    pub const fn no_fail(self) -> Request {
+        Request { no_fail: true, ..self }
+    }
+
+    /// Out of frames of `node`, if it has them, else of others. Linux: `vmalloc_node`,
+    /// `vzalloc_node`.
+    #[must_use]
+    pub const fn node(self, node: NodeId) -> Request {
+        Request { policy: FramePolicy { node: NodeChoice::Prefer(node), ..self.policy }, ..self }
+    }
+
+    /// Out of frames of `node` and of no other. Linux: `__GFP_THISNODE`.
+    #[must_use]
+    pub const fn this_node(self, node: NodeId) -> Request {
+        Request { policy: FramePolicy { node: NodeChoice::Only(node), ..self.policy }, ..self }
+    }
+
+    /// Out of frames below physical address 2^`log2`, for a device that drives so many address
+    /// lines. Linux: `vmalloc_32` (`GFP_DMA32`), which is `below_log2(32)`, and `GFP_DMA`; its
+    /// `vmalloc_32_user` is this with [`Request::user`].
+    #[must_use]
+    pub const fn below_log2(self, log2: u8) -> Request {
+        Request { policy: FramePolicy { below_log2: Some(log2), ..self.policy }, ..self }
+    }
+
+    /// At pages of `range` only, guard page included. Such an area begins at a multiple of 128
+    /// pages or in a slot that was there, and is never used again by reviving it. Linux: the
+    /// `start` and `end` of `__vmalloc_node_range`.
+    #[must_use]
+    pub const fn within(self, range: PageRange) -> Request {
+        Request { within: Some(range), flags: self.flags | flags::PLACED, ..self }
     }
 
     /// Whether waiting is allowed: not after [`Request::no_wait`].
@@ -95,7 +135,7 @@ impl Request {
     /// With huge pages where they fit: 2 MiB and more. Linux: `vmalloc_huge`.
     #[must_use]
     pub const fn huge(self) -> Request {
-        Request { huge: true, ..self }
+        Request { policy: FramePolicy { huge: true, ..self.policy }, ..self }
     }
 
     /// Memory that a user may come to see: zeroed, marked [`flags::USERMAP`], and at an address
@@ -111,7 +151,7 @@ impl Request {
     /// Loads only.
     #[must_use]
     pub const fn read_only(self) -> Request {
-        Request { prot: Prot::READ, flags: self.flags | flags::READ_ONLY, ..self }
+        Request { flags: self.flags | flags::READ_ONLY, ..self }
     }
 
     /// Never parked for reuse: unmapped as soon as it is freed and waiting is allowed, which
@@ -136,7 +176,8 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// `ZeroSize`, `TooBig`, `BadAlign`: the caller's arguments; no retry will help.
+    /// `ZeroSize`, `TooBig`, `BadAlign`, `BadRange`, `MustWait`: the caller's arguments; no retry
+    /// will help.
     pub(crate) fn plan(&self, geometry: &Geometry, limits: &Limits) -> Result<Plan, AllocError> {
         if self.bytes == 0 {
             return Err(AllocError::ZeroSize);
@@ -155,18 +196,42 @@ impl Request {
         if self.flags & flags::USERMAP != 0 {
             align = align.max(limits.user_align);
         }
-        let huge = self.huge && pages.0 >= HUGE_PAGES;
+        if self.no_fail && !self.may_wait {
+            return Err(AllocError::MustWait);
+        }
+        let huge = self.policy.huge && pages.0 >= HUGE_PAGES;
         let zone = usize::from(huge && geometry.small_granules < geometry.granules);
-        let mut want = Wanted { span: Pages(pages.0 + guard.0), align, zone };
-        if zone == 1 {
+        let within = PageRange { start: Vpn(0), len: geometry.pages() };
+        let mut want = Wanted { span: Pages(pages.0 + guard.0), align, zone, within };
+        if zone == HUGE_ZONE {
             // Whole huge pages each, so that the next one begins at a multiple again.
             want.span = Pages(want.span.0.next_multiple_of(HUGE_PAGES));
             want.align = want.align.max(Pages(HUGE_PAGES));
         }
-        let flags = self.flags | if huge { flags::HUGE } else { 0 };
-        let Request { bytes, zeroed, may_wait, prot, caller, .. } = *self;
-        Ok(Plan { bytes, pages, guard, want, zeroed, huge, may_wait, prot, flags, caller })
+        if let Some(range) = self.within {
+            want.within = offsets_in(range, want.span, geometry, limits)?;
+            want.zone = PLACED_ZONE;
+        }
+        let flags = self.flags | FramePolicy { huge, ..self.policy }.bits();
+        let Request { bytes, zeroed, may_wait, no_fail, caller, .. } = *self;
+        Ok(Plan { bytes, pages, guard, want, zeroed, may_wait, no_fail, flags, caller })
     }
+}
+
+/// `range` as offsets in the window, if an area of `span` pages has room in it at all.
+fn offsets_in(
+    range: PageRange,
+    span: Pages,
+    geometry: &Geometry,
+    limits: &Limits,
+) -> Result<PageRange, AllocError> {
+    let window = PageRange { start: limits.start, len: geometry.pages() };
+    let inside = range.start >= window.start
+        && range.start.0.checked_add(range.len.0).is_some_and(|end| end <= window.end().0);
+    if !inside || range.len < span {
+        return Err(AllocError::BadRange { range, wanted: span, window });
+    }
+    Ok(PageRange { start: Vpn(range.start.0 - window.start.0), len: range.len })
 }
 
 /// What a machine can serve at all.
@@ -175,6 +240,7 @@ pub(crate) struct Limits {
     pub(crate) capacity: Pages,
     pub(crate) align_max: Pages,
     pub(crate) user_align: Pages,
+    pub(crate) start: Vpn,
 }
 
 /// A request that has been checked.
@@ -185,9 +251,8 @@ pub(crate) struct Plan {
     pub(crate) guard: Pages,
     pub(crate) want: Wanted,
     pub(crate) zeroed: bool,
-    pub(crate) huge: bool,
     pub(crate) may_wait: bool,
-    pub(crate) prot: Prot,
+    pub(crate) no_fail: bool,
     pub(crate) flags: u64,
     pub(crate) caller: u64,
 }

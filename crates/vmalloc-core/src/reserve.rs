@@ -9,7 +9,7 @@ use crate::layout::Counter;
 use crate::machine::Machine;
 use crate::record::{Kind, State};
 use crate::request::Plan;
-use crate::slots::{Slot, SlotError, Wanted};
+use crate::slots::{HUGE_ZONE, Slot, SlotError, Wanted};
 use crate::sync::Ordering;
 use crate::units::PageRange;
 
@@ -30,7 +30,7 @@ pub(crate) fn reserve<'e, 'a, M: Machine>(
     let take = |want: Wanted| context.slots().take(want, &context.machine);
     let taken = match take(plan.want) {
         // The part of the window for huge pages is full: small pages are better than none.
-        Err(SlotError::NoHole { .. }) if plan.want.zone != 0 => {
+        Err(SlotError::NoHole { .. }) if plan.want.zone == HUGE_ZONE => {
             take(Wanted { zone: 0, ..plan.want })
         }
         taken => taken,

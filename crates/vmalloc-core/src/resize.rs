@@ -15,6 +15,7 @@ use crate::error::ResizeError;
 use crate::flush::{PendingFlush, unmap};
 use crate::layout::Counter;
 use crate::machine::{Machine, View};
+use crate::policy::FramePolicy;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Record, Shape, State, flags};
 use crate::share::record_of;
@@ -83,8 +84,8 @@ pub(crate) fn grow<M: Machine>(
     let slot = room_for(context, record, &new)?;
     let before = context.view(record.id, slot, old);
     let more = PageRange { start: before.pages.end(), len: Pages(new.pages.0 - old.pages.0) };
-    let huge = old.flags & flags::HUGE != 0;
-    let backing = context.machine.extend(&before, more, huge).map_err(|e| {
+    let policy = FramePolicy::of(old.flags);
+    let backing = context.machine.extend(&before, more, policy).map_err(|e| {
         guard_again(context, &before);
         ResizeError::Back(e)
     })?;

@@ -49,6 +49,7 @@ pub(crate) use table::FrameTag;
 
 use crate::bits::BitTree;
 use crate::platform::{Frames, Ram};
+use crate::shrink::Shrinker;
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::{PAGE_SHIFT, Pages};
 use magazine::{Magazines, Round, TRIES};
@@ -115,6 +116,19 @@ impl<F, R> Clone for KmemCache<'_, F, R> {
 }
 
 impl<F, R> Copy for KmemCache<'_, F, R> {}
+
+/// Empty slabs. Counting looks at every record of the table.
+impl<F: Frames, R: Ram> Shrinker for KmemCache<'_, F, R> {
+    fn count(&self) -> Pages {
+        let records = (0..self.slabs.slabs_max()).filter_map(|slab| self.slab(slab));
+        let empty = records.filter(|(record, _)| record.owned(self.shape.objects) == 0).count();
+        Pages(empty as u64 * self.shape.order.pages().0)
+    }
+
+    fn scan(&self, want: Pages) -> Pages {
+        self.shrink_by(want)
+    }
+}
 
 impl<'a, F: Frames, R: Ram> KmemCache<'a, F, R> {
     /// The words that a cache over a table of `slabs` slabs needs for `cpus` CPUs: 256 bytes a
@@ -249,9 +263,17 @@ impl<'a, F: Frames, R: Ram> KmemCache<'a, F, R> {
     /// at every record of the table. Forgets what the magazines remember. Waits for nobody: a
     /// slab in which another CPU takes an object meanwhile stays. Linux: `kmem_cache_shrink`.
     pub fn shrink(&self) -> Pages {
+        self.shrink_by(Pages(u64::MAX))
+    }
+
+    /// The same, but stops when it has given back `want` frames.
+    fn shrink_by(&self, want: Pages) -> Pages {
         self.magazines.clear();
         let mut given = Pages(0);
         for slab in 0..self.slabs.slabs_max() {
+            if given >= want {
+                break;
+            }
             if let Some((record, tag)) = self.slab(slab)
                 && record.close(tag, self.shape.objects)
             {

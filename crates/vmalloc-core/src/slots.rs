@@ -16,7 +16,7 @@
 
 use crate::class::{Class, GRANULE_PAGES, GRANULE_SHIFT, SLOTS_MAX, granules_for};
 use crate::granules::Granules;
-use crate::layout::Tables;
+use crate::layout::{Tables, ZONES};
 use crate::machine::{Machine, NoMetadata};
 use crate::record::{Kind, Record, State};
 use crate::sync::{Ordering, fence};
@@ -42,9 +42,16 @@ pub(crate) struct Wanted {
     pub(crate) span: Pages,
     /// Its first page is a multiple of so many.
     pub(crate) align: Pages,
-    /// Which zone.
+    /// Which zone, or [`PLACED_ZONE`].
     pub(crate) zone: usize,
+    /// Where, as offsets in the window; looked at in [`PLACED_ZONE`] only.
+    pub(crate) within: PageRange,
 }
+
+/// The zone for small pages comes first; this one is for areas in huge pages.
+pub(crate) const HUGE_ZONE: usize = 1;
+/// Neither: wherever `Wanted::within` says.
+pub(crate) const PLACED_ZONE: usize = ZONES;
 
 /// A slot: its record is BUILDING(me).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -224,7 +231,13 @@ impl<'a> Slots<'a> {
     fn take_solo(&self, want: Wanted, machine: &impl Machine) -> Result<Slot, SlotError> {
         let len = granules_for(want.span);
         let align = (want.align.0 >> GRANULE_SHIFT).max(1) as usize;
-        let head = self.take_granules(want.zone, len, align)?;
+        let head = match want.zone {
+            PLACED_ZONE => match self.granules.take_within(want.within, want.span, align) {
+                Ok(head) => head,
+                Err(e) => return self.take_by_scan(want).ok_or(no_hole(e.largest)),
+            },
+            zone => self.take_granules(zone, len, align)?,
+        };
         self.commit(head, len, machine)?;
         let record = Record::of(self.tables(), head, 0);
         // Somebody who takes this for a chunk that was here before may hold the record for the few
@@ -236,7 +249,7 @@ impl<'a> Slots<'a> {
         let Some(state) = (0..CLAIM_SPINS).find_map(|_| claim()) else {
             // Only a hostile member can have left a record here that is not FREE.
             self.granules.abandon(head..head + len);
-            return Err(SlotError::NoHole { largest: self.largest(want.zone) });
+            return Err(no_hole(0));
         };
         self.granules.publish(head..head + len, Tag::Solo { granules: len });
         let start = Vpn((head as u64) << GRANULE_SHIFT);
@@ -249,7 +262,8 @@ impl<'a> Slots<'a> {
         (0..self.tables().geometry().granules).find_map(|head| {
             match Tag::decode(self.tables().tag(head).load(Ordering::Acquire))? {
                 Tag::Chunk(class) if class.stride() >= want.span => {
-                    self.take_in(head, class, class.aligned_slots(want.align))
+                    let slots = class.aligned_slots(want.align) & slots_within(head, class, &want);
+                    self.take_in(head, class, slots)
                 }
                 _ => None,
             }
@@ -270,9 +284,29 @@ impl<'a> Slots<'a> {
         })
     }
 
+    /// Whether an empty window has a place for what is wanted.
+    pub(crate) fn could_fit(&self, want: Wanted) -> bool {
+        let align = (want.align.0 >> GRANULE_SHIFT).max(1) as usize;
+        let heads = |zone| self.granules.heads(zone, want.within, want.span, align);
+        (0..ZONES).any(|zone| heads(zone).next().is_some())
+    }
+
     fn largest(&self, zone: usize) -> Pages {
         Pages((self.granules.largest(zone) as u64) << GRANULE_SHIFT)
     }
+}
+
+/// The slots of the chunk at `head` in which what is wanted lies where it is wanted.
+fn slots_within(head: usize, class: Class, want: &Wanted) -> u64 {
+    let start = |slot: usize| ((head as u64) << GRANULE_SHIFT) + slot as u64 * class.stride().0;
+    let end = want.within.end().0;
+    let fits =
+        |slot: &usize| start(*slot) >= want.within.start.0 && start(*slot) + want.span.0 <= end;
+    (0..class.slots()).filter(fits).fold(0, |slots, slot| slots | 1 << slot)
+}
+
+fn no_hole(largest_granules: usize) -> SlotError {
+    SlotError::NoHole { largest: Pages((largest_granules as u64) << GRANULE_SHIFT) }
 }
 
 /// The pages of the slot that record `id` describes, as offsets in the window.

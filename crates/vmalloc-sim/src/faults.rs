@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{Frames, NoFrames};
-use vmalloc_core::{Extent, Order, Pages, Pfn};
+use vmalloc_core::{Extent, FramePolicy, NodeId, Order, Pages, Pfn, PolicyError};
 
 /// A kind of step that can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -159,6 +159,27 @@ impl<F: Frames> Frames for FaultyFrames<F> {
 
     fn take_bulk(&self, want: Pages, out: &mut [Extent]) -> usize {
         if self.plan.fails(Step::TakeBulk) { 0 } else { self.inner.take_bulk(want, out) }
+    }
+
+    /// A step of the kind [`Step::TakeBulk`], too.
+    fn take_where(
+        &self,
+        policy: FramePolicy,
+        want: Pages,
+        out: &mut [Extent],
+    ) -> Result<usize, PolicyError> {
+        if self.plan.fails(Step::TakeBulk) {
+            return Ok(0);
+        }
+        self.inner.take_where(policy, want, out)
+    }
+
+    fn reach(&self, policy: FramePolicy) -> Result<Pages, PolicyError> {
+        self.inner.reach(policy)
+    }
+
+    fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        self.inner.node_of(pfn)
     }
 
     fn give(&self, run: Extent) {

@@ -61,6 +61,8 @@ pub struct KernelConfig {
     pub frames: Pages,
     /// The length of each window.
     pub window: Pages,
+    /// How many NUMA nodes the frames are of, in parts of one size.
+    pub nodes: usize,
     /// How many address spaces, each with an engine.
     pub spaces: usize,
     /// How many backings there can be: areas of all windows, parked ones too.
@@ -80,6 +82,7 @@ impl KernelConfig {
     pub const USUAL: KernelConfig = KernelConfig {
         frames: Pages(512),
         window: Pages(32 << 10),
+        nodes: 1,
         spaces: 2,
         backings: 4096,
         lazy_pages_max: Pages(256),
@@ -135,7 +138,9 @@ impl SimKernel<'_> {
         let backing_words = words(Backings::words_needed(config.backings));
         let table_words: Vec<_> = (0..config.spaces).map(|_| words(geometry.words())).collect();
 
+        let nodes = split(data, config.nodes);
         let buddy = Buddy::format(&frame_words, data.start, data.len).expect("a pool of frames");
+        let buddy = buddy.with_nodes(&nodes);
         let backings = Backings::format(&backing_words, config.backings);
         let mut spaces = Vec::new();
         for (index, words) in table_words.iter().enumerate() {
@@ -326,6 +331,15 @@ impl<'a> SimSpace<'a> {
         engine.prepare().expect("frames for the window's upper tables");
         SimSpace { space, engine }
     }
+}
+
+/// `frames` in `parts` runs, the last one the longest.
+fn split(frames: Extent, parts: usize) -> Vec<Extent> {
+    let len = frames.len.0 / parts as u64;
+    let start = |part: usize| Pfn(frames.start.0 + part as u64 * len);
+    let end = |part: usize| if part + 1 == parts { frames.end() } else { start(part + 1) };
+    let node = |part| Extent { start: start(part), len: Pages(end(part).0 - start(part).0) };
+    (0..parts).map(node).collect()
 }
 
 /// Windows of the lower half lie at different pages of their spaces, too.

@@ -121,6 +121,7 @@ pub(crate) struct Meters {
     pub(crate) flushed_ranges: AtomicU64,
     pub(crate) flushed_pages: AtomicU64,
     pub(crate) publishes: AtomicU64,
+    pub(crate) waits: AtomicU64,
 }
 
 /// What the machine has counted since it was built. A snapshot; fields may lag behind each other
@@ -146,6 +147,8 @@ pub struct Counters {
     pub flushed_pages: Pages,
     /// Calls of `publish`.
     pub publishes: u64,
+    /// Calls of `wait_for_others`: turns that requests which must not fail have waited.
+    pub waits: u64,
     /// Frames that hold page tables now, roots included.
     pub tables_in_use: Pages,
     /// Walks that map and unmap calls have made from a root to a leaf table.
@@ -257,6 +260,7 @@ impl Hardware {
             flushed_ranges: get(&meters.flushed_ranges),
             flushed_pages: Pages(get(&meters.flushed_pages)),
             publishes: get(&meters.publishes),
+            waits: get(&meters.waits),
             tables_in_use: self.tables.in_use(),
             mapper_walks: self.tables.walks(),
         }

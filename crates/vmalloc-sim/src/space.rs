@@ -165,6 +165,11 @@ impl Tlb for AddressSpace {
     fn may_wait(&self) -> bool {
         self.inner.hardware.may_wait()
     }
+
+    fn wait_for_others(&self) {
+        self.inner.hardware.meters.waits.fetch_add(1, Ordering::AcqRel);
+        std::thread::yield_now();
+    }
 }
 
 impl Ram for AddressSpace {

@@ -41,6 +41,7 @@ type Verb = fn(&SimKernel<'_>, &Prepared) -> Result<Option<Area>, String>;
 const CONFIG: KernelConfig = KernelConfig {
     frames: Pages(256),
     window: Pages(4096),
+    nodes: 1,
     spaces: 2,
     backings: 256,
     lazy_pages_max: Pages(64),

@@ -8,6 +8,7 @@ use vmalloc_sim::{KernelConfig, Random, SimKernel};
 const CONFIG: KernelConfig = KernelConfig {
     frames: Pages(1024),
     window: Pages(32 << 10),
+    nodes: 1,
     spaces: 2,
     backings: 4096,
     lazy_pages_max: Pages(128),

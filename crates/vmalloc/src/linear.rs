@@ -28,8 +28,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc_core::{
-    Area, BackError, Backing, Config, Engine, Extent, FlushError, Machine, MapError, NoMetadata,
-    Owner, PageRange, Pages, Pfn, Prot, View, Vpn,
+    Area, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Machine, MapError,
+    NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
 };
 
 /// How often a recount is tried while others change what it counts.
@@ -168,6 +168,10 @@ impl Machine for Linear<'_> {
         true
     }
 
+    fn wait_for_others(&self) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+
     fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {
         let start = Shape::words_offset(words.start) / PAGE_BYTES;
         let end = Shape::words_offset(words.end).div_ceil(PAGE_BYTES);
@@ -189,11 +193,15 @@ impl Machine for Linear<'_> {
         Ok(())
     }
 
-    fn back(&self, pages: PageRange, huge: bool) -> Result<Backing, BackError> {
+    /// The kernel chooses the frames: a node or a limit of the caller's is refused.
+    fn back(&self, pages: PageRange, policy: FramePolicy) -> Result<Backing, BackError> {
+        if !policy.is_any() {
+            return Err(BackError::Policy(PolicyError::Unsupported { policy }));
+        }
         let cleared = self.0.guards.clear(&self.0.mapping, self.0.data, pages);
         cleared.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
         self.0.charge(pages.len)?;
-        let grain = if huge { Grain::Huge } else { Grain::Small };
+        let grain = if policy.huge { Grain::Huge } else { Grain::Small };
         let committed = commit(&self.0.mapping, self.0.span(pages), grain, &self.0.headroom);
         committed.map_err(|e| {
             self.0.uncharge(pages.len);
@@ -219,11 +227,16 @@ impl Machine for Linear<'_> {
         placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
 
-    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
         // Others may have made it grow before.
         let followed = self.0.guards_follow(view);
         followed.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
-        self.back(more, huge)?;
+        self.back(more, policy)?;
         Ok(Backing(view.pages.len.0 + more.len.0))
     }
 

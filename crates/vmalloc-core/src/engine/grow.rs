@@ -24,7 +24,8 @@ impl<M: Machine> Engine<'_, M> {
         loop {
             match grow_shared(&self.context, id, generation, bytes) {
                 Err(ResizeError::Back(e))
-                    if AllocError::Back(e).purge_may_help() && self.made_room() => {}
+                    if AllocError::Back(e).purge_may_help()
+                        && self.made_room(crate::Pages::for_bytes(bytes)) => {}
                 done => return done,
             }
         }

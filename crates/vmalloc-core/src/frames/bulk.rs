@@ -32,6 +32,8 @@ const LOOKS: u64 = 64;
 /// What a bulk request has got so far, and what it still wants.
 pub(super) struct Gather<'o> {
     left: u64,
+    // Frames outside are not wanted.
+    within: Extent,
     out: &'o mut [Extent],
     len: usize,
     // The first `sorted` extents are ascending and do not touch.
@@ -41,7 +43,34 @@ pub(super) struct Gather<'o> {
 
 impl<'o> Gather<'o> {
     pub(super) fn new(want: Pages, out: &'o mut [Extent]) -> Gather<'o> {
-        Gather { left: want.0, is_full: out.is_empty(), out, len: 0, sorted: 0 }
+        let within = Extent { start: Pfn(0), len: Pages(u64::MAX) };
+        Gather { left: want.0, within, is_full: out.is_empty(), out, len: 0, sorted: 0 }
+    }
+
+    /// From here on frames of `range` only.
+    pub(super) fn only_within(&mut self, range: Extent) {
+        self.within = range;
+    }
+
+    /// Whether frames may lie anywhere.
+    fn is_unbounded(&self) -> bool {
+        self.within.len == Pages(u64::MAX)
+    }
+
+    /// Whether all of `len` frames from `start` on are wanted.
+    fn allows(&self, start: Pfn, len: Pages) -> bool {
+        start >= self.within.start && start.0 + len.0 <= self.within.end().0
+    }
+
+    /// Whether any frame of the block that begins at `first` is wanted.
+    fn touches(&self, first: Pfn) -> bool {
+        first < self.within.end() && first.0 + BLOCK_ORDER.pages().0 > self.within.start.0
+    }
+
+    /// Which frames of the word of `first` are wanted.
+    fn allowed_bits(&self, first: Pfn) -> u64 {
+        let up_to = |pfn: Pfn| super::layout::ones(pfn.0.saturating_sub(first.0).min(64));
+        up_to(self.within.end()) & !up_to(self.within.start)
     }
 
     /// Whether no more frames are wanted, or none can be written down.
@@ -171,6 +200,9 @@ impl Buddy<'_> {
         while let Some(now) = order.filter(|&order| order >= BLOCK_ORDER && !got.is_done()) {
             self.each_whole_run(now, |slot| {
                 let start = self.shape.pfn(self.shape.first_word(slot));
+                if got.wants(now) && !got.allows(start, now.pages()) {
+                    return ControlFlow::Continue(());
+                }
                 if !got.wants(now) || !got.has_room_at(start) {
                     return ControlFlow::Break(());
                 }
@@ -185,6 +217,9 @@ impl Buddy<'_> {
 
     /// A rest smaller than a block, as single takes would find it.
     fn gather_rest(&self, got: &mut Gather<'_>) {
+        if !got.is_unbounded() {
+            return; // a single take may come from anywhere
+        }
         while let Some(order) = got.order().filter(|&order| order < BLOCK_ORDER)
             && got.room() > 0
         {
@@ -218,6 +253,9 @@ impl Buddy<'_> {
             |slot| {
                 let left = got.left;
                 let first = self.shape.first_word(slot);
+                if !got.touches(self.shape.pfn(first)) {
+                    return ControlFlow::Continue(());
+                }
                 let size = 1 << order.0.saturating_sub(WORD_ORDER.0);
                 for word in (first..first + BLOCK_WORDS).step_by(size) {
                     if order <= WORD_ORDER {
@@ -254,9 +292,10 @@ impl Buddy<'_> {
     /// Gathers the pieces of `order` 0 to 6 of one word.
     fn sweep_word(&self, word: usize, order: Order, got: &mut Gather<'_>) {
         let pfn = self.shape.pfn(word);
+        let allowed = got.allowed_bits(pfn);
         // Again until nothing is chosen: writing down may have made room for more.
         loop {
-            let choose = |free| got.choose(pfn, starts(free, order.0), order);
+            let choose = |free| got.choose(pfn, starts(free & allowed, order.0), order);
             let claimed = self.claim_bits(word, choose);
             if claimed == 0 {
                 return;
@@ -268,7 +307,8 @@ impl Buddy<'_> {
     /// Gathers the piece of `order` 7 or 8 that is `words`.
     fn sweep_words(&self, words: Range<usize>, order: Order, got: &mut Gather<'_>) {
         let start = self.shape.pfn(words.start);
-        if got.wants(order) && got.has_room_at(start) && self.claim_words(words) {
+        let fits = got.wants(order) && got.allows(start, order.pages());
+        if fits && got.has_room_at(start) && self.claim_words(words) {
             got.push(start, order.pages().0);
         }
     }

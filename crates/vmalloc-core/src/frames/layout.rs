@@ -253,7 +253,7 @@ impl<'a> Buddy<'a> {
         let (bits, words) = words.split_at(shape.bit_words() as usize);
         let (some, words) = words.split_at(shape.hint_words() as usize);
         let whole = &words[..shape.hint_words() as usize];
-        Ok(Buddy { shape, lane: 0, bits, some, whole, lanes, header })
+        Ok(Buddy { shape, lane: 0, bits, some, whole, lanes, header, nodes: &[] })
     }
 
     /// The first word of the header that no longer says what `format` wrote, and what it says.

@@ -4,6 +4,7 @@
 
 extern crate std;
 
+use crate::FramePolicy;
 use crate::index::Index;
 use crate::layout::ZONES;
 use crate::sync::{AtomicU64, Ordering, stepped};
@@ -101,7 +102,7 @@ impl Machine for InPlace<'_> {
         true
     }
 
-    fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
         for page in pages.start.0..pages.end().0 {
             let is_new = self.0.backed.borrow_mut().insert(page);
             assert!(is_new, "page {page:#x} had an owner before its flush");
@@ -125,8 +126,13 @@ impl Machine for InPlace<'_> {
         self.map_more(view, view.pages)
     }
 
-    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
-        self.back(more, huge).map(|added| Backing(view.backing.0 + added.0))
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
+        self.back(more, policy).map(|added| Backing(view.backing.0 + added.0))
     }
 
     fn map_more(&self, _view: &View, more: PageRange) -> Result<(), MapError> {

@@ -56,18 +56,18 @@ pub fn vzalloc_is_zero_also_where_others_left_their_bytes(s: &mut dyn Subject) {
 /// Goal: what a user may come to see is zero, says so, and lies where the machine's caches allow
 /// a second address. Method: fresh, and revived from plain areas full of bytes at odd places.
 pub fn user_area_is_zero_and_marked_and_aligned_for_a_second_address(s: &mut dyn Subject) {
-    let plain: Vec<Handle> = (0..9).map(|_| filled(s, 0, &Want::pages(3), 7)).collect();
+    let plain: Vec<Handle> = (0..9).map(|_| filled(s, 0, &Want::pages(2), 7)).collect();
     plain.into_iter().for_each(|handle| free(s, handle));
     let align = s.abilities().user_align.bytes();
     for _ in 0..9 {
-        let user = alloc(s, 0, &Want::pages(3).user());
+        let user = alloc(s, 0, &Want::pages(2).user());
         expect_zero(s, user);
         assert_eq!(user.addr.0 % align, 0, "{}", user.addr);
         let area = s.areas(0).into_iter().find(|area| area.addr() == user.addr).expect("listed");
         assert_ne!(area.flags & flags::USERMAP, 0, "{area}");
         assert!(area.to_string().contains(" user"), "{area}");
     }
-    let plain = alloc(s, 0, &Want::pages(3));
+    let plain = alloc(s, 0, &Want::pages(2));
     assert!(
         !s.areas(0)
             .iter()

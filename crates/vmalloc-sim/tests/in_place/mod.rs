@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{
-    BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Machine, MapError,
-    NoMetadata, Owner, PAGE_SIZE, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Machine,
+    MapError, NoMetadata, Owner, PAGE_SIZE, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
 };
 
 /// The window: 64 granules, 32 MiB.
@@ -176,7 +176,7 @@ impl Machine for InPlace<'_> {
         Ok(())
     }
 
-    fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
         let fails = self.0.call(Call::Back);
         let mut ground = self.0.ground.borrow_mut();
         let free = Pages(self.0.capacity.0 - ground.charged);
@@ -216,8 +216,13 @@ impl Machine for InPlace<'_> {
         Ok(())
     }
 
-    fn extend(&self, view: &View, more: PageRange, huge: bool) -> Result<Backing, BackError> {
-        let added = self.back(more, huge)?;
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
+        let added = self.back(more, policy)?;
         Ok(Backing(view.backing.0 + added.0))
     }
 
