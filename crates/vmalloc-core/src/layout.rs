@@ -18,6 +18,9 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::units::Pages;
 use core::ops::Range;
 
+mod table;
+pub use table::Table;
+
 /// Words a record has: one cache line.
 pub(crate) const RECORD_WORDS: usize = 8;
 /// The most members (processes) a window can have; a kernel is one member.

@@ -22,6 +22,11 @@ pub enum CreateError {
         /// What was asked for.
         members: usize,
     },
+    /// The window is shorter than twice the capacity, or longer than by default.
+    Window {
+        /// What was asked for.
+        bytes: u64,
+    },
     /// The operating system refused.
     Os(Source),
 }
@@ -152,6 +157,10 @@ impl fmt::Display for CreateError {
             CreateError::Members { members } => {
                 write!(f, "a pool for {members} members: 1 to 64 are possible")
             }
+            CreateError::Window { bytes } => write!(
+                f,
+                "a window of {bytes} bytes: twice the capacity, up to what it has by default"
+            ),
             CreateError::Os(e) => write!(f, "the pool was not made: {e}"),
         }
     }

@@ -130,6 +130,13 @@ impl Shape {
         Shape { id, capacity, geometry }
     }
 
+    /// The same with a window of `pages` pages, rounded up to 16 granules.
+    pub(crate) fn with_window(self, pages: Pages) -> Shape {
+        let granules = pages.0.div_ceil(GRANULE_PAGES).next_multiple_of(16) as usize;
+        let geometry = Geometry { granules, small_granules: granules / 4, ..self.geometry };
+        Shape { geometry, ..self }
+    }
+
     /// Bytes before the data: header and tables, whole huge pages. The window begins there.
     pub(crate) fn words_bytes(&self) -> u64 {
         let words = (HEADER_WORDS + self.geometry.words()) as u64;

@@ -28,13 +28,21 @@ pub struct Options {
     members: usize,
     lazy_bytes: Option<u64>,
     memory_bytes: Option<u64>,
+    window_bytes: Option<u64>,
     any_owner: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let name = "pool".to_owned();
-        Options { name, members: 64, lazy_bytes: None, memory_bytes: None, any_owner: false }
+        Options {
+            name,
+            members: 64,
+            lazy_bytes: None,
+            memory_bytes: None,
+            window_bytes: None,
+            any_owner: false,
+        }
     }
 }
 
@@ -59,6 +67,15 @@ impl Options {
     #[must_use]
     pub fn lazy_bytes(mut self, bytes: u64) -> Options {
         self.lazy_bytes = Some(bytes);
+        self
+    }
+
+    /// How many bytes of addresses a new pool has, instead of 64 times its capacity and 4 GiB at
+    /// least: for processes whose address space is limited. At least twice the capacity, since
+    /// areas that lie in the way of each other need room to go elsewhere.
+    #[must_use]
+    pub fn window_bytes(mut self, bytes: u64) -> Options {
+        self.window_bytes = Some(bytes);
         self
     }
 
@@ -152,7 +169,13 @@ impl Options {
         if self.members == 0 || self.members > vmalloc_core::layout::MEMBERS_MAX {
             return Err(CreateError::Members { members: self.members });
         }
-        Ok(Shape::new(random(), capacity, self.members))
+        let shape = Shape::new(random(), capacity, self.members);
+        let Some(bytes) = self.window_bytes else { return Ok(shape) };
+        let window = Pages::for_bytes(bytes);
+        if window.0 < 2 * capacity.0 || window > shape.geometry.pages() {
+            return Err(CreateError::Window { bytes });
+        }
+        Ok(shape.with_window(window))
     }
 
     fn make(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {

@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{members, recovery, resize};
+use crate::{crash, members, recovery, resize};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -196,6 +196,8 @@ pub fn play() {
         "survivor" => recovery::survivor(&argument),
         "grower" => resize::grower(&argument),
         "hostile" => members::hostile(&argument),
+        "stepped" => crash::verbs::stepped(&argument),
+        "recoverer" => crash::verbs::recoverer(&argument),
         _ => panic!("no such part: {role}"),
     }
 }

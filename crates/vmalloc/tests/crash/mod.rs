@@ -1,0 +1,197 @@
+//! Death at every instruction, exhaustively.
+//!
+//! A real process carries out a verb, one instruction at a time, and whenever the pool's words or
+//! frames have changed, that is a moment at which a SIGKILL could have come. From each of them the
+//! pool is recovered, on a copy, by a member that lives and by one that takes over the dead one's
+//! slot; and then everything is looked at. Recovery is a verb, too: it is stepped through from
+//! each of these moments, and its own moments of death are recovered from.
+//!
+//! ```text
+//!   verb ─step─step─┬─step─┬─ … ─▶ done
+//!                 photo  photo
+//!                   ├─▶ recover on a copy ─▶ invariants, frames, owners, charge; wind up: empty
+//!                   └─▶ recovery ─step─┬─ … ─▶ done          (the recoverer dies, too)
+//!                                    photo ─▶ recover on a copy ─▶ …
+//! ```
+
+mod check;
+mod image;
+mod step;
+pub mod verbs;
+
+use crate::peer::{Peer, command};
+use crate::support::{MIB, PAGE, Scratch};
+use check::Expected;
+use image::{Image, Layout, keep_alive, let_die};
+use std::collections::HashSet;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+use step::{Film, Stepped};
+use verbs::{By, VERBS, Verb, options};
+use vmalloc::core::Area;
+use vmalloc::{Request, Token};
+
+/// The one who dies in the verb, and the one who dies over its recovery.
+const VICTIM: usize = 2;
+const THIRD: usize = 3;
+
+/// What one verb showed.
+#[derive(Default)]
+struct Tally {
+    steps: u64,
+    points: usize,
+    recoveries: usize,
+    recovery_steps: u64,
+    recovery_points: usize,
+    wrong: Vec<String>,
+}
+
+/// Steps through a verb, and recovers from each moment; from each `sample`-th one it steps
+/// through the recovery, too.
+fn survive(number: usize, sample: usize) -> Tally {
+    let verb = &VERBS[number];
+    let path = Scratch::new("crash");
+    let (film, base, layout, apart) = film_of(verb, number, &path);
+    let mut tally = Tally { steps: film.steps, ..Tally::default() };
+    let mut seen = HashSet::new();
+    let images: Vec<Image> =
+        film.images.into_iter().filter(|image| seen.insert(image.key(&layout))).collect();
+    tally.points = images.len();
+    let expected = Expected { layout: &layout, alive: &[1, THIRD], apart };
+    tally.wrong = images.iter().filter_map(|image| expected.check(image).err()).collect();
+
+    let expected = Expected { layout: &layout, alive: &[1], apart };
+    let mut seen = HashSet::new();
+    for image in images.iter().skip(sample - 1).step_by(sample) {
+        let film = film_of_recovery(&base, image, &layout);
+        tally.recoveries += 1;
+        tally.recovery_steps += film.steps;
+        for mut again in film.images {
+            if seen.insert(again.key(&layout)) {
+                tally.recovery_points += 1;
+                again.when = format!("{}\n then {}", image.when, again.when);
+                tally.wrong.extend(expected.check(&again).err());
+            }
+        }
+    }
+    tally
+}
+
+/// The verb's film; the pool before it; its layout; and the bystander's own area.
+fn film_of(verb: &Verb, number: usize, path: &Scratch) -> (Film, Image, Layout, Area) {
+    let bystander = options().members(4).window_bytes(64 * MIB);
+    let bystander = bystander.create_at(&path.0, 12 * MIB).unwrap();
+    let (file, _) = crate::support::file_of(&bystander);
+    let alloc = |pages: u64| bystander.alloc(&Request::bytes(pages * PAGE)).unwrap();
+    let apart = alloc(3);
+    let apart_area = bystander.areas()[0];
+    let (taken, dying) = (alloc(5).share().unwrap(), alloc(5).share().unwrap());
+    let offered = alloc(20).freeze().unwrap();
+    let tokens = format!("{} {} {}", offered.token(), taken.token(), dying.token());
+    let argument = |number: usize| format!("{} {number} {tokens}", path.0.display());
+
+    // The slots are given out in order: the victim's is the second.
+    let placeholder = options().open(&path.0).unwrap();
+    let third = options().open(&path.0).unwrap();
+    assert_eq!((placeholder.member_number(), third.member_number()), (VICTIM, THIRD));
+    drop(placeholder);
+    if verb.by == By::Heir {
+        let mut ancestor = start("stepped", &argument(0));
+        ancestor.reply();
+        ancestor.kill();
+    }
+    let mut victim = start("stepped", &argument(number));
+    let given = victim.reply().unwrap();
+    let given = given.strip_prefix("ready ").map(|token| token.parse::<Token>().unwrap());
+    let _given = given.map(|token| bystander.attach_shared(&token).unwrap());
+    dying.free().unwrap();
+    drop((alloc(5), alloc(450)));
+    let before = victim.ask("go");
+    let (thread, base) = before.split_once(' ').unwrap();
+    let stepped = Stepped::wait_for(thread.parse().unwrap(), base.parse().unwrap());
+
+    let layout = Layout::of(&bystander, &file);
+    let before = Image::of(&bystander, &file, &layout);
+    let film = stepped.film(&file, &layout, before.clone());
+    drop(stepped);
+    victim.kill();
+    drop((apart, taken, offered, third));
+    (film, before, layout, apart_area)
+}
+
+/// A film of the recovery from `image`, by a member that lived before and after it.
+fn film_of_recovery(base: &Image, image: &Image, layout: &Layout) -> Film {
+    let file = base.copy(layout);
+    let others = keep_alive(&file, &[1, VICTIM]);
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let mut recoverer = start("recoverer", &path);
+    let reply = recoverer.reply().unwrap();
+    let words: Vec<&str> = reply.split(' ').collect();
+    assert_eq!(words[0].parse::<usize>().unwrap(), THIRD);
+    let stepped = Stepped::wait_for(words[1].parse().unwrap(), words[2].parse().unwrap());
+    // What it knows of the pool is what it knew when the verb began.
+    image.write_over(&file, layout);
+    let_die(&others, VICTIM);
+    let film = stepped.film(&file, layout, image.clone());
+    drop(stepped);
+    recoverer.kill();
+    film
+}
+
+fn start(role: &str, argument: &str) -> Peer {
+    let mut command = command(role);
+    command.env("VMALLOC_TEST_ARGUMENT", argument);
+    Peer::spawn(command)
+}
+
+/// All verbs, or those that `VMALLOC_CRASH_VERB` names; prints what was found. From one in
+/// `sample` moments the recovery is stepped through.
+fn survive_all(sample: usize) {
+    let start = Instant::now();
+    let only = std::env::var("VMALLOC_CRASH_VERB").unwrap_or_default();
+    let mut total = Tally::default();
+    println!("verb: instructions, points of death; recoveries: instructions, points of death");
+    for number in (0..VERBS.len()).filter(|number| VERBS[*number].name.contains(&only)) {
+        let tally = survive(number, sample);
+        let Tally { steps, points, recoveries, recovery_steps, recovery_points, wrong } = tally;
+        let name = VERBS[number].name;
+        println!(
+            "{name}: {steps}, {points}; {recoveries}: {recovery_steps}, {recovery_points}; wrong: {}",
+            wrong.len()
+        );
+        total.steps += steps + recovery_steps;
+        total.points += points;
+        total.recoveries += recoveries;
+        total.recovery_points += recovery_points;
+        total.wrong.extend(wrong.into_iter().map(|why| format!("{name}: {why}")));
+    }
+    println!(
+        "{} instructions in {:.1?}: {} points of death in verbs, {} in {} recoveries of them; all \
+         recovered from, in two ways each; wrong: {}",
+        total.steps,
+        start.elapsed(),
+        total.points,
+        total.recovery_points,
+        total.recoveries,
+        total.wrong.len()
+    );
+    let first: Vec<&String> = total.wrong.iter().take(8).collect();
+    assert!(first.is_empty(), "{} points; the first: {first:#?}", total.wrong.len());
+}
+
+/// Goal: a member killed at any instruction of any verb leaves nothing that recovery does not mend:
+/// the invariants hold, no frame is leaked, none has two owners, the charge is exact.
+/// Method: the module's. Of recoveries one is stepped through, that of whoever joins in the dead
+/// member's slot: it is a verb like the others.
+#[test]
+fn a_kill_at_any_instruction_of_a_verb_leaves_the_pool_whole() {
+    survive_all(usize::MAX);
+}
+
+/// Goal: and so does a kill of the recoverer, at any instruction of its recovery.
+/// Method: the recovery is stepped through from every moment of every verb.
+#[test]
+#[ignore = "an hour: cargo test -p vmalloc --test linux its_recovery -- --ignored --nocapture"]
+fn a_kill_at_any_instruction_of_its_recovery_leaves_the_pool_whole() {
+    survive_all(1);
+}
