@@ -54,6 +54,8 @@ pub enum Command {
     List(ListArgs),
     /// Watch a pool at work: members, areas, rates, frames by state.
     Top(crate::top::TopArgs),
+    /// Draw a pool: pages above, the frames behind them below.
+    Map(crate::map::MapArgs),
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),

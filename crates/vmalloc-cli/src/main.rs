@@ -3,7 +3,7 @@
 //! ```text
 //!   args ─▶ main ─┬─ demo                    the story, on real memory or on a simulated machine
 //!                 ├─ create, put, get, rm    a pool as a place for files, at memory speed
-//!                 └─ info, list, top         what is there; changes nothing
+//!                 └─ info, list, top, map    what is there; changes nothing
 //! ```
 //!
 //! One file a command. Results go to stdout, everything for people's eyes alone (progress,
@@ -19,6 +19,7 @@ mod failure;
 mod get;
 mod info;
 mod list;
+mod map;
 mod process;
 mod progress;
 mod put;
@@ -56,6 +57,7 @@ fn run(args: Args) -> Done {
         Command::Info(args) => info::run(&args),
         Command::List(args) => list::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }
 }

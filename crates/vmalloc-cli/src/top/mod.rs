@@ -20,11 +20,13 @@ use crate::failure::{Done, Failure};
 use crate::target;
 use clap::Args as ClapArgs;
 use lines::Style;
+pub use lines::{caller, frame_runs, name};
 use rows::{Screen, Sort};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 use watch::Watch;
+pub use watch::frames;
 
 const EXAMPLES: &str = "\
 Examples:
