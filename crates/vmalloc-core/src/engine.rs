@@ -16,6 +16,7 @@
 mod care;
 mod grow;
 mod look;
+mod realloc;
 
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;

@@ -152,6 +152,8 @@ pub enum ResizeError {
     Map(MapError),
     /// Resizing may have to flush, and this context may not wait.
     MayNotWait,
+    /// The area's frames are shown elsewhere, too.
+    Shown,
     /// The machine could not take memory back.
     Flush(FlushError),
     /// Another member is growing the shared area at this moment; or it died over it, and has to be
@@ -160,6 +162,25 @@ pub enum ResizeError {
         /// That member.
         owner: Option<Owner>,
     },
+}
+
+/// Why `vrealloc` failed. The old area is as it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum VreallocError {
+    /// No area of this member's lies there, for `vfree`'s reasons.
+    Old(FreeError),
+    /// It is not aligned as the request wants it.
+    Misaligned {
+        /// The address given.
+        addr: VirtAddr,
+        /// The alignment asked for, in bytes.
+        align_bytes: u64,
+    },
+    /// No other could be had to move to, or the request is wrong in itself.
+    New(AllocError),
+    /// It could not be resized where it lies.
+    Resize(ResizeError),
 }
 
 /// Why `purge` stopped. What was not purged is still parked.
@@ -299,12 +320,26 @@ impl fmt::Display for ResizeError {
             }
             ResizeError::Back(e) => write!(f, "no frames: {e}"),
             ResizeError::Map(e) => write!(f, "not mapped: {e}"),
+            ResizeError::Shown => write!(f, "the area's frames are shown elsewhere, too"),
             ResizeError::MayNotWait => write!(f, "resizing may have to wait for other CPUs"),
             ResizeError::Flush(e) => write!(f, "{e}"),
             ResizeError::Busy { owner: Some(owner) } => {
                 write!(f, "{owner} is growing the area at this moment")
             }
             ResizeError::Busy { owner: None } => write!(f, "another member is growing the area"),
+        }
+    }
+}
+
+impl fmt::Display for VreallocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VreallocError::Old(e) => write!(f, "{e}"),
+            VreallocError::Misaligned { addr, align_bytes } => {
+                write!(f, "{addr} is no multiple of {align_bytes} bytes")
+            }
+            VreallocError::New(e) => write!(f, "{e}"),
+            VreallocError::Resize(e) => write!(f, "{e}"),
         }
     }
 }
@@ -337,4 +372,5 @@ impl core::error::Error for ShareError {}
 impl core::error::Error for AttachError {}
 impl core::error::Error for PurgeError {}
 impl core::error::Error for ResizeError {}
+impl core::error::Error for VreallocError {}
 impl core::error::Error for EngineError {}

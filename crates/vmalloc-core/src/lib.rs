@@ -69,6 +69,7 @@ pub mod kmalloc;
 pub use engine::{Config, Engine, Freed};
 pub use error::{
     AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
+    VreallocError,
 };
 pub use info::{Areas, Stats};
 pub use layout::{Geometry, GeometryError, Tables};

@@ -6,6 +6,8 @@
 //!
 //! Linux: `vm_area_alloc_pages`, `vmap_pages_range`, `vunmap_range_noflush`.
 
+mod copy;
+
 use crate::backing::Backings;
 use crate::machine::{BackError, Backing, FlushError, Machine, View};
 use crate::platform::{Frames, MapError, Mapper, Prot, Ram, Tlb};
@@ -74,7 +76,9 @@ impl<'a, F: Frames, H: Hardware> Paged<'a, F, H> {
                 return Err(BackError::NoneAllowed { wanted: len, policy });
             }
             if n == 0 {
-                return Err(BackError::NoFrames { wanted: len, free: self.frames.free() });
+                // Those taken so far go back, so they count as free.
+                let free = Pages(self.frames.free().0 + len.0 - wanted);
+                return Err(BackError::NoFrames { wanted: len, free });
             }
             for (i, run) in runs[..n].iter().enumerate() {
                 if let Err(e) = push(*run) {

@@ -108,6 +108,12 @@ impl Request {
         Request { within: Some(range), flags: self.flags | flags::PLACED, ..self }
     }
 
+    /// The bytes asked for.
+    #[must_use]
+    pub const fn len_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether waiting is allowed: not after [`Request::no_wait`].
     #[must_use]
     pub const fn may_wait(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::error::ResizeError;
 use crate::flush::{PendingFlush, unmap};
 use crate::layout::Counter;
-use crate::machine::{Machine, View};
+use crate::machine::{Backing, Machine, View};
 use crate::policy::FramePolicy;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Record, Shape, State, flags};
@@ -53,6 +53,28 @@ pub(crate) fn resize<M: Machine>(
     Ok(Area::new(context, record.id, slot, live, &shape))
 }
 
+/// Notes that the same tenant uses `bytes` of the pages that it has, which are enough. Never
+/// waits; no page changes.
+pub(crate) fn note_bytes<M: Machine>(
+    context: &Context<'_, M>,
+    id: AreaId,
+    generation: u64,
+    bytes: u64,
+) -> Result<Area, ResizeError> {
+    let stale = ResizeError::Stale { generation };
+    let record = record_of(context, id).ok_or(stale)?;
+    let live = State::new(Kind::Live, Some(context.me), generation);
+    let building = State { kind: Kind::Building, ..live };
+    if !record.step(live, building) {
+        return Err(stale);
+    }
+    let shape = Shape { bytes, ..record.shape() };
+    record.set_shape(&shape);
+    record.step(building, live);
+    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
+    Ok(Area::new(context, record.id, slot, live, &shape))
+}
+
 fn resize_building<M: Machine>(
     context: &Context<'_, M>,
     record: Record<'_>,
@@ -63,6 +85,9 @@ fn resize_building<M: Machine>(
     let shape = record.shape();
     if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
         return Err(ResizeError::NotMine);
+    }
+    if pages != shape.pages && !context.machine.is_exclusive(Backing(shape.backing)) {
+        return Err(ResizeError::Shown);
     }
     let new = Shape { bytes, pages, ..shape };
     let new = match pages.cmp(&shape.pages) {
