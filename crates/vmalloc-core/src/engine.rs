@@ -11,9 +11,10 @@
 //! neighbour; here they are put together, and nowhere else. The one step back (no room → purge →
 //! again) is `Engine::with_purge`, in `engine/care.rs`. A stage's value that is dropped undoes
 //! itself, so `?` is all the error handling a walk needs. What only looks is in `engine/look.rs`,
-//! what grows shared areas in `engine/grow.rs`.
+//! what grows shared areas in `engine/grow.rs`, what gives areas away in `engine/give.rs`.
 
 mod care;
+mod give;
 mod grow;
 mod look;
 mod realloc;
@@ -179,6 +180,10 @@ impl<'a, M: Machine> Engine<'a, M> {
             Kind::Live if lazy::park(&self.context, record, state) => {
                 self.context.count(Stat::Frees, 1);
                 self.purge_unless_reusable(record);
+                Ok(self.limit())
+            }
+            Kind::Given if lazy::park(&self.context, record, state) => {
+                self.context.count(Stat::Frees, 1);
                 Ok(self.limit())
             }
             Kind::Frozen | Kind::Shared => {

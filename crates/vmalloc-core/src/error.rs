@@ -109,6 +109,8 @@ pub enum ShareError {
     },
     /// The machine has no memory for the presence cells.
     NoMetadata(NoMetadata),
+    /// Only areas that lie in place in a pool, with frames of their own, can be given away.
+    Unsupported,
 }
 
 /// Why `attach` failed. Nothing is attached.
@@ -124,6 +126,11 @@ pub enum AttachError {
     Malformed,
     /// The area's pages could not be had here.
     Alloc(AllocError),
+    /// The area was given to another member.
+    NotYours {
+        /// Whom it was given to.
+        to: Owner,
+    },
 }
 
 /// Why `resize` failed. The area is as it was.
@@ -291,6 +298,7 @@ impl fmt::Display for ShareError {
                 write!(f, "generation {generation} of the area is not this member's alone")
             }
             ShareError::NoMetadata(e) => write!(f, "{e}"),
+            ShareError::Unsupported => write!(f, "areas are not given away here"),
         }
     }
 }
@@ -303,6 +311,7 @@ impl fmt::Display for AttachError {
             }
             AttachError::Malformed => write!(f, "the token is not of this pool"),
             AttachError::Alloc(e) => write!(f, "{e}"),
+            AttachError::NotYours { to } => write!(f, "the area was given to {to}"),
         }
     }
 }

@@ -91,6 +91,7 @@ impl fmt::Display for Area {
             Kind::Frozen => write!(f, " frozen"),
             Kind::Shared => write!(f, " shared"),
             Kind::Dying => write!(f, " dying"),
+            Kind::Given => write!(f, " given"),
             _ => Ok(()),
         }?;
         match self.owner {

@@ -47,6 +47,7 @@ pub mod slab;
 // The stages of the walks, and what stands beside them.
 mod back;
 mod context;
+mod give;
 mod grow;
 pub mod info;
 mod lazy;

@@ -9,6 +9,7 @@
 //!                           └── revive ───┘
 //! ```
 //!
+//! An area that is given away goes LIVE (giver) ─▶ GIVEN ─▶ LIVE (taker, g+1); see `give`.
 //! The state word is `kind | owner | generation`. Each arrow is one CAS; the generation moves on
 //! at each claim and revive, so a token of an earlier tenant never fits. The other seven words
 //! belong to whoever the state word names, and are read by the rest as a snapshot that counts
@@ -41,13 +42,15 @@ pub enum Kind {
     Parked = 6,
     /// Being purged by its owner.
     Purging = 7,
+    /// Given away, and not taken yet: its owner may take it, or whoever comes first if it has none.
+    Given = 8,
 }
 
 impl Kind {
-    /// Whether somebody uses the area: live, published, or dying with somebody attached.
+    /// Whether somebody uses the area: live, published, given away, or dying with somebody attached.
     #[must_use]
     pub const fn is_in_use(self) -> bool {
-        matches!(self, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
+        matches!(self, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying | Kind::Given)
     }
 }
 
@@ -114,6 +117,7 @@ impl State {
             5 => Kind::Dying,
             6 => Kind::Parked,
             7 => Kind::Purging,
+            8 => Kind::Given,
             _ => return None,
         };
         let owner = (bits >> 8 & 0xff) as usize;

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   record  BUILDING(dead), PURGING(dead) ─▶ PURGING(me) ─▶ flushed, FREE
-//!           LIVE(dead)                    ─▶ PARKED          it was nobody else's
+//!           LIVE(dead), GIVEN(dead)       ─▶ PARKED          it was nobody else's
 //!           FROZEN, SHARED, DYING         ─▶ cell[dead] = 0  and parked if dying and last
 //!   granule HELD(dead), orphaned BODY     ─▶ FREE
 //!           DRAIN(dead)                   ─▶ DRAIN(me) ─▶ finished, or taken back
@@ -134,7 +134,7 @@ fn recover_area<M: Machine>(
                 let _ = purge::purge_dead(context, record, pages, mine);
             }
         }
-        Kind::Live if state.owner == Some(dead) => {
+        Kind::Live | Kind::Given if state.owner == Some(dead) => {
             found.areas += usize::from(lazy::park(context, record, state));
             lazy::disown(record, dead);
         }

@@ -50,7 +50,7 @@ pub(crate) fn base_of<'a, M: Machine>(
         Kind::Live | Kind::Frozen | Kind::Shared if area.pages.contains(addr.vpn()) => {
             Err(FreeError::Interior { addr, base: area.addr() })
         }
-        Kind::Dying if is_base => Err(FreeError::Twice { addr }),
+        Kind::Dying | Kind::Given if is_base => Err(FreeError::Twice { addr }),
         _ => Err(none),
     }
 }

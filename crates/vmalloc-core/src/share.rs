@@ -98,7 +98,7 @@ pub(crate) fn attach_in_place<M: Machine>(
 }
 
 /// The record that a token names, whoever lives there now.
-fn named<'a, M: Machine>(
+pub(crate) fn named<'a, M: Machine>(
     context: &Context<'a, M>,
     token: &Token,
 ) -> Result<Record<'a>, AttachError> {

@@ -2,20 +2,22 @@
 //!
 //! ```text
 //!              ┌─ freeze ─▶ Frozen: &[u8] for everyone       ┐
-//!   Buf: &mut ─┤                                             ├─ token ┄▶ attach in any member
-//!              └─ share ──▶ Shared: atomics and copies only  ┘
+//!   Buf: &mut ─┼─ share ──▶ Shared: atomics and copies only  ┴─ token ┄▶ attach in any member
+//!              └─ give ─────────────────────────────────────── token ┄▶ take in one: Buf
 //! ```
 //!
 //! A [`Buf`] is one member's alone and is freed when it is dropped. Once published, an area
 //! outlives its maker: dropping a [`Frozen`] or [`Shared`] only detaches, and the area goes when
 //! somebody frees it and the last member has detached, in any order.
 
+mod give;
 mod resize;
 
 use crate::error::{FreeError, ShareError};
 use crate::member::Member;
 use crate::os::view::{ExclusiveView, FrozenView, SharedView};
 use crate::token::Token;
+pub(crate) use give::given;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -102,9 +104,8 @@ impl Buf {
         let turn = || turn(view.take().expect("a buffer has its view until it goes"));
         match self.member.publish(self.id, self.generation, how, turn) {
             Ok((token, view)) => {
-                let pool = self.member.ground.shape.pool_number();
-                let (area, generation, pages) = (token.area, token.generation, token.pages);
-                let token = Token { pool, area, generation, pages };
+                let token = Token::of(&self.member.ground.shape, &token);
+                self.member.ground.bell(0).ring();
                 Ok((Hold { member: Arc::clone(&self.member), token }, view))
             }
             Err(e) => Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
@@ -178,6 +179,10 @@ impl Shared {
         self.hold.token
     }
 
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.hold.member
+    }
+
     /// The bytes asked for.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -244,7 +249,9 @@ impl Hold {
             return Err(FreeError::Forked);
         }
         let freed = self.member.engine().free(self.token.area, self.token.generation);
-        freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
+        let freed = freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine);
+        self.member.ground.bell(0).ring();
+        freed
     }
 }
 

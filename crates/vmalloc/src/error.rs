@@ -2,6 +2,7 @@
 
 use crate::header::HeaderError;
 use crate::member::JoinError;
+use crate::token::Token;
 use std::fmt;
 use vmalloc_core::PAGE_SIZE;
 
@@ -82,6 +83,11 @@ pub enum ShareError {
     Engine(vmalloc_core::ShareError),
     /// This process is a fork of the member: the buffer is its parent's.
     Forked,
+    /// There is no member of this number to give it to.
+    NoMember {
+        /// The number.
+        member: usize,
+    },
 }
 
 /// Why a token was not redeemed. Nothing is attached.
@@ -101,6 +107,8 @@ pub enum AttachError {
     Frozen,
     /// The area is shared writable, so no plain slice of it exists: use `attach_shared`.
     Shared,
+    /// The area was given away whole: use `take`.
+    Given,
     /// This process is a fork of the member: open the pool here.
     Forked,
     /// The pool's records name memory that this process uses otherwise: they are damaged.
@@ -121,6 +129,45 @@ pub enum FreeError {
     /// The engine's reason.
     Engine(vmalloc_core::FreeError),
     /// This process is a fork of the member.
+    Forked,
+}
+
+/// Why a name was not given, or taken away. The names are as they were.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum NameError {
+    /// A name has 1 to 64 bytes.
+    Length {
+        /// The bytes of this one.
+        bytes: usize,
+    },
+    /// The name is another area's, which lives.
+    Taken {
+        /// That area's token.
+        token: Token,
+    },
+    /// The pool has so many names already.
+    Full {
+        /// How many.
+        names: usize,
+    },
+    /// Nothing has this name.
+    Missing,
+    /// The token is another pool's.
+    OtherPool {
+        /// The pool of the token.
+        token: u32,
+        /// This one.
+        pool: u32,
+    },
+    /// The token names no area that is published.
+    Engine(vmalloc_core::AttachError),
+    /// Another member, which lives, has been changing names all the time: is it stopped?
+    Busy {
+        /// Its number.
+        member: usize,
+    },
+    /// This process is a fork of the member: open the pool here.
     Forked,
 }
 
@@ -179,7 +226,7 @@ impl fmt::Display for OpenError {
     }
 }
 
-const FORKED: &str = "this process is a fork of the member: open the pool in it";
+pub(crate) const FORKED: &str = "this process is a fork of the member: open the pool in it";
 
 impl fmt::Display for AllocError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -207,6 +254,7 @@ impl fmt::Display for ShareError {
         match self {
             ShareError::Engine(e) => write!(f, "{e}"),
             ShareError::Forked => f.write_str(FORKED),
+            ShareError::NoMember { member } => write!(f, "the pool has no member {member}"),
         }
     }
 }
@@ -220,6 +268,7 @@ impl fmt::Display for AttachError {
             AttachError::Shared => {
                 write!(f, "the area is shared writable: attach to it as shared")
             }
+            AttachError::Given => write!(f, "the area was given away whole: take it"),
             AttachError::Forked => f.write_str(FORKED),
             AttachError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
         }
@@ -232,6 +281,25 @@ impl fmt::Display for FreeError {
             FreeError::OtherPool { token, pool } => other_pool(f, *token, *pool),
             FreeError::Engine(e) => write!(f, "{e}"),
             FreeError::Forked => f.write_str(FORKED),
+        }
+    }
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NameError::Length { bytes } => {
+                write!(f, "a name of {bytes} bytes: 1 to 64 are possible")
+            }
+            NameError::Taken { token } => write!(f, "the name is that of {token}"),
+            NameError::Full { names } => write!(f, "the pool has all {names} names it can have"),
+            NameError::Missing => write!(f, "nothing has this name"),
+            NameError::OtherPool { token, pool } => other_pool(f, *token, *pool),
+            NameError::Engine(e) => write!(f, "{e}"),
+            NameError::Busy { member } => {
+                write!(f, "member {member} has been changing names all the time: is it stopped?")
+            }
+            NameError::Forked => f.write_str(FORKED),
         }
     }
 }
@@ -258,4 +326,5 @@ impl std::error::Error for ResizeError {}
 impl std::error::Error for ShareError {}
 impl std::error::Error for AttachError {}
 impl std::error::Error for FreeError {}
+impl std::error::Error for NameError {}
 impl std::error::Error for VerifyError {}

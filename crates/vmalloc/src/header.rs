@@ -1,14 +1,15 @@
 //! The first words of a pool: what it is, its shape, its budget, its members.
 //!
 //! ```text
-//!   word 0       8             16          64            64 + 8·members      (page)
-//!   magic … sum │ ready, made │ charged … │ member slots │                  │ tables │ … │ data
+//!   word 0       8             16          64             576     1024     5120 (a page)
+//!   magic … sum │ ready, made │ charged … │ member slots │ bells │ names  │ tables │ … │ data
 //! ```
 //!
 //! Whoever opens a pool reads words that another process wrote: each is checked before it is
 //! used, and a pool of another version, of another shape than it says, or with a wrong sum is
 //! refused with the values found. All numbers are offsets or counts; there is no pointer.
 
+use crate::names::{NAME_WORDS, NAMES};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::class::GRANULE_PAGES;
@@ -17,11 +18,16 @@ use vmalloc_core::{Owner, PAGE_SIZE, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"vmalloc\x01");
 /// The layout's version: a pool of another one is refused.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 /// Words of header before the tables.
-const HEADER_WORDS: usize = 1024;
+const HEADER_WORDS: usize = NAMES_AT + NAMES * NAME_WORDS;
 const MEMBERS_AT: usize = 64;
 const MEMBER_WORDS: usize = 8;
+const BELLS_AT: usize = MEMBERS_AT + MEMBERS_MAX * MEMBER_WORDS;
+/// Bells: one for the pool, the others for shared areas.
+pub(crate) const BELLS: usize = 64;
+const NAMES_AT: usize = 1024;
+const _: () = assert!(BELLS_AT + BELLS <= NAMES_AT && HEADER_WORDS.is_multiple_of(512));
 const HUGE_BYTES: u64 = 2 << 20;
 const WORD_BYTES: u64 = 8;
 /// The window is this many times as long as the frames it may hold: addresses are never short.
@@ -45,6 +51,7 @@ const AT_MADE: usize = 9;
 const AT_CHARGED: usize = 16;
 const AT_RECOUNTS_WANTED: usize = 17;
 const AT_RECOUNTS_DONE: usize = 18;
+const AT_NAMES_LOCK: usize = 19;
 
 /// What a pool is, decided when it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -267,6 +274,22 @@ impl<'a> Header<'a> {
         self.words[AT_RECOUNTS_DONE].fetch_max(recount, Ordering::SeqCst);
     }
 
+    /// Who is changing the table of names; 0 if nobody is.
+    pub(crate) fn names_lock(&self) -> &'a AtomicU64 {
+        &self.words[AT_NAMES_LOCK]
+    }
+
+    /// An entry of the table of names.
+    pub(crate) fn name(&self, entry: usize) -> &'a [AtomicU64] {
+        &self.words[NAMES_AT + entry * NAME_WORDS..][..NAME_WORDS]
+    }
+
+    /// Where, in bytes of the file, a bell is. Only [`crate::os::bell`] reaches these words.
+    pub(crate) const fn bell_offset(bell: usize) -> u64 {
+        assert!(bell < BELLS);
+        (BELLS_AT + bell) as u64 * WORD_BYTES
+    }
+
     /// A member's slot.
     pub(crate) fn member(&self, owner: Owner) -> MemberSlot<'a> {
         let start = MEMBERS_AT + (owner.number() - 1) * MEMBER_WORDS;
@@ -303,7 +326,7 @@ pub(crate) struct MemberSlot<'a> {
 impl MemberSlot<'_> {
     /// Whether somebody joined here and has not left: alive, or dead and not recovered.
     pub(crate) fn is_active(&self) -> bool {
-        self.words[0].load(Ordering::Acquire) & 0xff == ACTIVE
+        self.words[0].load(Ordering::SeqCst) & 0xff == ACTIVE
     }
 
     /// Says who is here. The caller holds the slot's lock.
@@ -318,7 +341,23 @@ impl MemberSlot<'_> {
     /// Says that nobody is here any more. The caller holds the slot's lock.
     pub(crate) fn leave(&self) {
         let times = self.words[0].load(Ordering::Relaxed) >> 8;
-        self.words[0].store(times << 8 | FREE, Ordering::Release);
+        // SeqCst: a giver that sees us here has said before that something is on its way.
+        self.words[0].store(times << 8 | FREE, Ordering::SeqCst);
+    }
+
+    /// A number for who is here now, the `owner` in its lowest byte.
+    pub(crate) fn stamp(&self, owner: Owner) -> u64 {
+        self.words[0].load(Ordering::Relaxed) & !0xff | owner.number() as u64
+    }
+
+    /// Says that something is on its way to this member alone.
+    pub(crate) fn expect_gift(&self) {
+        self.words[3].store(1, Ordering::SeqCst);
+    }
+
+    /// Whether something was, since this was asked last.
+    pub(crate) fn gifts_expected(&self) -> bool {
+        self.words[3].load(Ordering::SeqCst) != 0 && self.words[3].swap(0, Ordering::SeqCst) != 0
     }
 
     /// The process that joined here, in its own pid namespace.

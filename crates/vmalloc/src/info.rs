@@ -149,7 +149,7 @@ impl MemberInfo {
 }
 
 pub(crate) fn token_of(ground: &Ground, area: &Area) -> Option<Token> {
-    matches!(area.kind, Kind::Frozen | Kind::Shared).then(|| Token {
+    matches!(area.kind, Kind::Frozen | Kind::Shared | Kind::Given).then(|| Token {
         pool: ground.shape.pool_number(),
         area: area.id,
         generation: area.generation,

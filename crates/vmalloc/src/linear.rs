@@ -17,6 +17,7 @@
 use crate::guards::Guards;
 use crate::header::{HEADER_BYTES, Header, Shape};
 use crate::os::anon::AnonWords;
+use crate::os::bell::Bell;
 use crate::os::commit::{CommitError, Grain, commit};
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
@@ -47,6 +48,8 @@ pub(crate) struct Ground {
     words: usize,
     // One thread at a time follows a shared area that grew, or makes it grow.
     growing: Mutex<()>,
+    // One thread at a time changes names.
+    pub(crate) naming: Mutex<()>,
     // A bit a page of words that this process knows to be committed.
     committed: AnonWords,
 }
@@ -76,13 +79,19 @@ impl Ground {
         // Advice: without it there are small pages only, or huge ones that nobody asked for.
         let _ = mapping.advise_nohuge(Span::new(data, small));
         let _ = mapping.advise_huge(Span::new(data + small, large));
-        let growing = Mutex::default();
-        Ok(Ground { mapping, shape, headroom, guards, data, words, growing, committed })
+        let (growing, naming) = (Mutex::default(), Mutex::default());
+        Ok(Ground { mapping, shape, headroom, guards, data, words, growing, naming, committed })
     }
 
     /// The header.
     pub(crate) fn header(&self) -> Header<'_> {
         Header::new(self.all_words())
+    }
+
+    /// A bell of the header.
+    pub(crate) fn bell(&self, bell: usize) -> Bell<'_> {
+        let bell = self.mapping.bell(Header::bell_offset(bell));
+        bell.expect("the header is the mapping's first part")
     }
 
     /// An engine that works for `owner`. Cheap: views, no state of its own.

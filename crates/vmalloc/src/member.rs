@@ -199,7 +199,12 @@ impl Drop for Member {
             let _ = self.engine().purge();
         }
         self.engine().leave();
-        self.ground.header().member(self.me).leave();
+        let slot = self.ground.header().member(self.me);
+        slot.leave();
+        // What others gave us meanwhile: from here on they see that we are gone.
+        if slot.gifts_expected() {
+            self.engine().decline_gifts();
+        }
         // The lock would go with the file description; but a child of `fork` may have that, too.
         unlock(&self.ground, self.me);
     }

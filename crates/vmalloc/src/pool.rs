@@ -1,10 +1,11 @@
 //! The pool: memory that several processes share, and the verbs a program uses.
 //!
-//! Areas that grow under this process are followed in `pool/grow.rs`.
+//! Areas that grow under this process are followed in `pool/grow.rs`; names are in `pool/names.rs`.
 
 mod grow;
+mod names;
 
-use crate::buf::{Buf, Frozen, Shared};
+use crate::buf::{Buf, Frozen, Shared, given};
 use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, VerifyError};
 use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
@@ -180,7 +181,7 @@ impl Pool {
     }
 
     /// Frees a published area by its token: nobody can attach any more, and when the last member
-    /// has detached, it goes.
+    /// has detached, it goes. What was given away and not taken goes at once.
     ///
     /// # Errors
     ///
@@ -192,7 +193,9 @@ impl Pool {
         let stale = vmalloc_core::FreeError::Stale { generation: token.generation };
         self.look(token).map_err(|_| FreeError::Engine(stale))?;
         let freed = self.member.engine().free(token.area, token.generation);
-        freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine)
+        let freed = freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine);
+        self.member.ground.bell(0).ring();
+        freed
     }
 
     /// Gives the frames of everything that is parked back to the system.
@@ -295,9 +298,7 @@ impl Pool {
         }
         let on_its_way = match error {
             vmalloc_core::AllocError::Back(BackError::NoFrames { wanted, .. }) => {
-                let in_use = |area: &Area| {
-                    matches!(area.kind, Kind::Live | Kind::Frozen | Kind::Shared | Kind::Dying)
-                };
+                let in_use = |area: &Area| area.kind.is_in_use();
                 let engine = self.member.engine();
                 let held: u64 = engine.areas().filter(in_use).map(|area| area.pages.len.0).sum();
                 held.saturating_add(wanted.0) <= self.member.ground.shape.capacity.0
@@ -318,25 +319,30 @@ impl Pool {
         self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
         let area = self.look(token).map_err(AttachError::Engine)?;
         if area.kind != kind {
-            return Err(if area.kind == Kind::Frozen {
-                AttachError::Frozen
-            } else {
-                AttachError::Shared
+            return Err(match area.kind {
+                Kind::Frozen => AttachError::Frozen,
+                Kind::Given => AttachError::Given,
+                _ => AttachError::Shared,
             });
         }
         self.member.attach(&token.core()).map_err(AttachError::Engine)
     }
 
-    /// The published area that the token names, in every number.
+    /// The published or given area that the token names, in every number.
     fn look(&self, token: &Token) -> Result<Area, vmalloc_core::AttachError> {
-        let area = self.member.engine().look(&token.core())?;
+        let published = self.member.engine().look(&token.core());
+        let area = published.or_else(|e| given(&self.member, token).ok_or(e))?;
         if !grow::length_fits(&area, token.pages) {
             return Err(vmalloc_core::AttachError::Malformed);
         }
         Ok(area)
     }
 
-    fn check_pool(&self, token: &Token) -> Result<(), (u32, u32)> {
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    pub(crate) fn check_pool(&self, token: &Token) -> Result<(), (u32, u32)> {
         let pool = self.member.ground.shape.pool_number();
         if token.pool == pool { Ok(()) } else { Err((token.pool, pool)) }
     }

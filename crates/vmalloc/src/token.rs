@@ -8,6 +8,7 @@
 //! It comes from outside, so it is parsed strictly, and each number is checked against the pool
 //! before it is used. A token of another pool, or of an area that was freed, is an error.
 
+use crate::header::Shape;
 use std::fmt;
 use std::str::FromStr;
 use vmalloc_core::{AreaId, Pages};
@@ -32,6 +33,11 @@ impl Token {
     #[must_use]
     pub const fn pages(&self) -> Pages {
         self.pages
+    }
+
+    pub(crate) fn of(shape: &Shape, token: &vmalloc_core::Token) -> Token {
+        let (area, generation, pages) = (token.area, token.generation, token.pages);
+        Token { pool: shape.pool_number(), area, generation, pages }
     }
 
     pub(crate) const fn core(&self) -> vmalloc_core::Token {

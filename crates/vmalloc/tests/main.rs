@@ -10,6 +10,7 @@ mod conformance;
 mod crash;
 mod each_step_fails;
 mod fragmentation;
+mod giving;
 mod limits;
 mod members;
 mod model;
@@ -17,6 +18,7 @@ mod peer;
 mod recovery;
 mod resize;
 mod sharing;
+mod signals;
 mod subject_linux;
 mod support;
 

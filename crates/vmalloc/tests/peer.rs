@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{crash, members, recovery, resize};
+use crate::{crash, giving, members, recovery, resize, signals};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -76,6 +76,25 @@ impl Peer {
     /// Starts a peer that joins this pool.
     pub fn of(pool: &Pool) -> Peer {
         Peer::at(&pool.share_path())
+    }
+
+    /// Starts a peer that plays `role` on this pool, with a seed, and waits until it is at work.
+    pub fn working(role: &str, pool: &Pool, seed: u64) -> Peer {
+        let mut command = command(role);
+        let path = pool.share_path();
+        command.env("VMALLOC_TEST_ARGUMENT", format!("{} {seed}", path.display()));
+        let mut peer = Peer::spawn(command);
+        assert_eq!(peer.reply().as_deref(), Some("working"));
+        peer
+    }
+
+    /// Kills it and recovers, until this process is the pool's only member.
+    pub fn kill_and_recover(&mut self, pool: &Pool) {
+        self.kill();
+        crate::support::wait_until("recovery", || {
+            pool.recover();
+            pool.members().len() == 1
+        });
     }
 
     /// Starts what `command` says, which ends in [`play`].
@@ -195,6 +214,8 @@ pub fn play() {
         "victim" => recovery::victim(&argument),
         "survivor" => recovery::survivor(&argument),
         "grower" => resize::grower(&argument),
+        "giver" => giving::giver(&argument),
+        "namer" => signals::namer(&argument),
         "hostile" => members::hostile(&argument),
         "stepped" => crash::verbs::stepped(&argument),
         "recoverer" => crash::verbs::recoverer(&argument),
@@ -294,6 +315,52 @@ impl Member {
                 let token = shared.token().to_string();
                 self.held.insert(number(1), Held::Shared(shared));
                 Ok(token)
+            }
+            "give" | "give_to" => {
+                let Some(Held::Buf(buf)) = self.held.remove(&number(1)) else { panic!("no buf") };
+                let given = match words.get(2) {
+                    Some(to) => buf.give_to(to.parse().unwrap()),
+                    None => buf.give(),
+                };
+                match given {
+                    Ok(token) => Ok(token.to_string()),
+                    Err(e) => {
+                        let error = debug(&e);
+                        self.held.insert(number(1), Held::Buf(e.buf));
+                        Err(error)
+                    }
+                }
+            }
+            "take" => {
+                let buf = self.pool().take(&token(words[1])).map_err(debug)?;
+                Ok(self.keep(Held::Buf(buf)))
+            }
+            "name" => {
+                let named = self.pool().name(&token(words[1]), words[2]);
+                named.map_err(debug).map(|()| String::new())
+            }
+            "named" => Ok(self.pool().named(words[1]).map_or("none".into(), |t| t.to_string())),
+            "unname" => self.pool().unname(words[1]).map_err(debug).map(|t| t.to_string()),
+            "wait_name" => {
+                let timeout = Duration::from_millis(number(2));
+                let found = self.pool().signal().wait_for(timeout, || self.pool().named(words[1]));
+                Ok(found.map_err(debug)?.map_or("none".into(), |token| token.to_string()))
+            }
+            "wait_word" => {
+                let Held::Shared(shared) = &self.held[&number(1)] else { panic!("not shared") };
+                let (value, timeout) = (number(2), Duration::from_millis(number(3)));
+                let is_there = || {
+                    (shared.words()[0].load(std::sync::atomic::Ordering::SeqCst) == value)
+                        .then_some(())
+                };
+                let found = shared.signal().wait_for(timeout, is_there).map_err(debug)?;
+                Ok(found.is_some().to_string())
+            }
+            "tell_word" => {
+                let Held::Shared(shared) = &self.held[&number(1)] else { panic!("not shared") };
+                shared.words()[0].store(number(2), std::sync::atomic::Ordering::SeqCst);
+                shared.signal().notify();
+                none()
             }
             "attach" => {
                 let frozen = self.pool().attach(&token(words[1])).map_err(debug)?;

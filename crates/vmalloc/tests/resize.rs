@@ -1,8 +1,8 @@
 //! Areas that become longer and shorter where they lie, while others look.
 
 use crate::limits::guards;
-use crate::peer::{Peer, command, say};
-use crate::support::{MIB, PAGE, Random, assert_empty, resident, wait_until};
+use crate::peer::{Peer, say};
+use crate::support::{MIB, PAGE, Random, assert_empty, resident};
 use vmalloc::core::{self, BackError};
 use vmalloc::{Pool, ResizeError};
 
@@ -209,17 +209,9 @@ fn a_grower_that_is_killed_leaves_nothing_half_grown() {
     let pool = Pool::create(64 * MIB).unwrap();
     let mut random = Random(7);
     for seed in 0..30 {
-        let mut command = command("grower");
-        let path = pool.share_path();
-        command.env("VMALLOC_TEST_ARGUMENT", format!("{} {seed}", path.display()));
-        let mut peer = Peer::spawn(command);
-        assert_eq!(peer.reply().as_deref(), Some("working"));
+        let mut peer = Peer::working("grower", &pool, seed);
         std::thread::sleep(std::time::Duration::from_micros(random.of(0..20_000)));
-        peer.kill();
-        wait_until("recovery", || {
-            pool.recover();
-            pool.members().len() == 1
-        });
+        peer.kill_and_recover(&pool);
         pool.verify().unwrap();
         for token in pool.areas().iter().filter_map(|area| pool.token_of(area)) {
             pool.free(&token).unwrap();

@@ -245,7 +245,7 @@ fn wind_up(pool: &Pool, when: &str) {
                 let engine = pool.engine(area.owner.unwrap().number());
                 let _ = engine.free(area.id, area.generation).unwrap();
             }
-            Kind::Frozen | Kind::Shared => {
+            Kind::Frozen | Kind::Shared | Kind::Given => {
                 let _ = pool.engine(SURVIVOR).free(area.id, area.generation).unwrap();
             }
             _ => {}
@@ -333,6 +333,33 @@ fn member_that_dies_in_resize_leaves_nothing() {
             let _ = dead.resize(prepared.own.id, prepared.own.generation, pages * 4096, true);
             dead.resize(prepared.solo.id, prepared.solo.generation, pages * 4096, false).is_ok()
         });
+    }
+}
+
+/// Goal: a gift has one owner at any moment, whichever of the two dies.
+/// Method: the dead gives to nobody, to the witness, and takes what the witness gave; what is for
+/// the dead alone goes with it.
+#[test]
+fn member_that_dies_giving_or_taking_leaves_one_owner() {
+    for to in [None, Some(owner(WITNESS))] {
+        survive(|dead, prepared| dead.give(prepared.own.id, prepared.own.generation, to).unwrap());
+    }
+    for to in [None, Some(owner(DEAD))] {
+        let pool = Pool::new();
+        let prepared = prepare(&pool);
+        let gift = pool.engine(WITNESS).vmalloc(&bytes(7)).unwrap();
+        let token = pool.engine(WITNESS).give(gift.id, gift.generation, to).unwrap();
+        let photos = pool.photograph(|pool| {
+            let _ = pool.engine(DEAD).take(&token).unwrap();
+        });
+        assert!(photos.len() >= 2);
+        for (n, photo) in photos.iter().enumerate() {
+            recover_from(photo, &prepared);
+            let pool = Pool::from_photo(photo);
+            pool.engine(SURVIVOR).recover(owner(DEAD));
+            let taken = pool.engine(SURVIVOR).take(&token).is_ok();
+            assert_eq!(taken, to.is_none() && n == 0, "{to:?}, photo {n}");
+        }
     }
 }
 

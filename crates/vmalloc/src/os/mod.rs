@@ -8,7 +8,7 @@
 //!    ▲  │      │  ▲                │  │ words (metadata, atomics only)         data, by claim
 //!    │  │      │  └── commit ◀─────┘  └─ advice: guards, huge pages, populate
 //!  passing   locks     ▲
-//!  discover  (death)  memory ◀─ cgroup          fork · pagemap · fail (every call may be told to fail)
+//!  discover  (death)  memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
 //! ```
 //!
 //! Invariants:
@@ -28,6 +28,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod anon;
+pub(crate) mod bell;
 pub(crate) mod cgroup;
 pub(crate) mod claims;
 pub(crate) mod commit;

@@ -4,6 +4,7 @@
 //! [`child_main`], which does what the environment variable [`ROLE`] says and nothing else when it
 //! is not set. A test that cannot run here says so by [`skip`].
 
+mod bell;
 mod claims;
 mod file;
 mod map;

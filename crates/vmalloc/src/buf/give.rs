@@ -1,0 +1,108 @@
+//! Buffers that go to another process whole.
+//!
+//! ```text
+//!   Buf ─give─▶ Token ┄┄ any channel ┄┄▶ Pool::take ─▶ Buf: `&mut [u8]`, in another process
+//! ```
+//!
+//! No byte is copied, and nobody shares: at any moment the area is one member's, or on its way.
+//! Of all that redeem the token one gets it. What is on its way to one member dies with that
+//! member; what is for whoever comes first stays until somebody takes it, or frees it by its token.
+
+use super::{Buf, Unpublished};
+use crate::error::{AttachError, ShareError};
+use crate::member::Member;
+use crate::pool::Pool;
+use crate::token::Token;
+use std::sync::Arc;
+use vmalloc_core::{Kind, Owner};
+
+impl Buf {
+    /// Gives the buffer to whoever redeems the token first, by [`Pool::take`]. It is not this
+    /// process's any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpublished`] gives the buffer back.
+    pub fn give(self) -> Result<Token, Unpublished> {
+        self.give_away(None)
+    }
+
+    /// Gives the buffer to the member with this number alone (see [`Pool::members`]). If that one
+    /// leaves or dies and has not taken it, it is freed.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpublished`] gives the buffer back.
+    pub fn give_to(self, member: usize) -> Result<Token, Unpublished> {
+        match Owner::new(member).filter(|_| member <= self.member.ground.shape.geometry.members) {
+            Some(to) => self.give_away(Some(to)),
+            None => Err(Unpublished { buf: self, error: ShareError::NoMember { member } }),
+        }
+    }
+
+    fn give_away(mut self, to: Option<Owner>) -> Result<Token, Unpublished> {
+        if self.member.is_forked() {
+            return Err(Unpublished { buf: self, error: ShareError::Forked });
+        }
+        let header = self.member.ground.header();
+        let slot = to.map(|to| (to, header.member(to)));
+        if let Some((to, slot)) = slot {
+            if !slot.is_active() {
+                let error = ShareError::NoMember { member: to.number() };
+                return Err(Unpublished { buf: self, error });
+            }
+            // Before it is given: so that whoever leaves meanwhile looks for it.
+            slot.expect_gift();
+        }
+        let token = match self.member.engine().give(self.id, self.generation, to) {
+            Ok(token) => token,
+            Err(e) => return Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
+        };
+        // It left before it could know? Then it is ours again, if nobody has freed it.
+        if let Some((to, slot)) = slot
+            && !slot.is_active()
+            && self.member.engine().take_back(&token, Some(to))
+        {
+            let error = ShareError::NoMember { member: to.number() };
+            return Err(Unpublished { buf: self, error });
+        }
+        // With no view there is nothing left for `drop` to free.
+        self.view = None;
+        self.member.ground.bell(0).ring();
+        Ok(Token::of(&self.member.ground.shape, &token))
+    }
+}
+
+impl Pool {
+    /// Takes a buffer that was given to this member, or to whoever comes first. Of all that try,
+    /// one gets it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError`]; nothing was taken. `Engine(Stale)`: somebody else was first, or it was
+    /// freed.
+    pub fn take(&self, token: &Token) -> Result<Buf, AttachError> {
+        let member = self.member();
+        if member.is_forked() {
+            return Err(AttachError::Forked);
+        }
+        self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
+        match member.engine().look(&token.core()) {
+            Ok(area) if area.kind == Kind::Frozen => return Err(AttachError::Frozen),
+            Ok(_) => return Err(AttachError::Shared),
+            Err(_) => {}
+        }
+        let area = member.engine().take(&token.core()).map_err(AttachError::Engine)?;
+        match member.ground.mapping.exclusive(member.ground.bytes_of(&area)) {
+            Ok(view) => Ok(Buf::new(Arc::clone(member), &area, view)),
+            // The area is left as it is, since freeing it would hand the pages to somebody else.
+            Err(e) => Err(AttachError::Damaged(Box::new(e))),
+        }
+    }
+}
+
+/// The given area that a token names, if it does.
+pub(crate) fn given(member: &Member, token: &Token) -> Option<vmalloc_core::Area> {
+    let area = member.engine().area(token.area)?;
+    (area.kind == Kind::Given && area.generation == token.generation).then_some(area)
+}
