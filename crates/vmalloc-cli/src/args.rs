@@ -193,6 +193,8 @@ Examples:
   vmalloc info /dev/shm/frames
   vmalloc info 4711              every pool that process 4711 has open
   vmalloc info /dev/shm/frames --json | jq '.[0].areas[].token'
+  vmalloc info /dev/shm/frames --metrics
+  sudo vmalloc info --kernel     the machine's own /proc/vmallocinfo, added up
 
 It only looks: it takes no member slot and changes nothing. Addresses are
 offsets in the pool's window. A name of digits alone is a process; write ./4711
@@ -203,11 +205,20 @@ for a file.";
 #[command(after_help = INFO_EXAMPLES)]
 pub struct InfoArgs {
     /// A pool's path, or the number of a process that has pools open.
-    #[arg(value_name = "PATH|PID")]
-    pub target: PathBuf,
+    #[arg(value_name = "PATH|PID", required_unless_present = "kernel")]
+    pub target: Option<PathBuf>,
     /// Print JSON: a list with one object a pool.
     #[arg(long)]
     pub json: bool,
+    /// Print OpenMetrics text, for Prometheus and its relatives.
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
+    /// Show the machine's own vmalloc areas, as root, instead of a pool.
+    #[arg(long, conflicts_with_all = ["target", "metrics"])]
+    pub kernel: bool,
+    /// With --kernel: read this copy of /proc/vmallocinfo.
+    #[arg(long, requires = "kernel", value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 const LIST_HELP: &str = "\

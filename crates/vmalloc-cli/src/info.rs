@@ -6,6 +6,8 @@
 
 use crate::args::InfoArgs;
 use crate::failure::{Done, Failure};
+use crate::kernel_info;
+use crate::metrics;
 use crate::show::{COLUMNS, Printable, area_line, count, percent};
 use crate::size::Size;
 use crate::target::{self, Looked};
@@ -73,9 +75,14 @@ pub struct StatsJson {
 
 /// Prints the pool or pools.
 pub fn run(args: &InfoArgs) -> Done {
-    let found = target::all(&args.target)?;
+    let Some(target) = &args.target else {
+        return kernel_info::run(args.file.as_deref(), args.json);
+    };
+    let found = target::all(target)?;
     let mut out = io::stdout().lock();
-    let printed = if args.json {
+    let printed = if args.metrics {
+        metrics::print(&found, &mut out)
+    } else if args.json {
         let pools: Vec<PoolJson> = found.iter().map(PoolJson::of).collect();
         serde_json::to_writer_pretty(&mut out, &pools)
             .map_err(io::Error::from)

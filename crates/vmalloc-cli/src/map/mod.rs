@@ -5,6 +5,7 @@
 
 mod axis;
 mod html;
+mod kernel;
 mod pool;
 mod scene;
 mod svg;
@@ -13,7 +14,8 @@ mod tests;
 mod text;
 
 use crate::failure::{Done, Failure};
-use crate::show::{count, thousands};
+use crate::kernel_info;
+use crate::show::{Printable, count, thousands};
 use crate::target;
 use clap::Args as ClapArgs;
 use scene::Scene;
@@ -25,6 +27,7 @@ Examples:
   vmalloc map                             the only pool there is, in letters
   vmalloc map /dev/shm/frames --html map.html
   sudo vmalloc map 4711 --svg map.svg     with the real frames behind it
+  sudo vmalloc map --kernel               the machine's own vmalloc areas
 
 The window is above: an area is one run of pages there. Below are the frames it
 really has: as root those of this machine, read from the page maps of the
@@ -49,11 +52,23 @@ pub struct MapArgs {
     /// Write a page to hover and search, in one file; - for stdout.
     #[arg(long, value_name = "FILE", conflicts_with = "svg")]
     pub html: Option<PathBuf>,
+    /// Draw the machine's own vmalloc areas, as root.
+    #[arg(long, conflicts_with = "pool")]
+    pub kernel: bool,
+    /// With --kernel: read this copy of /proc/vmallocinfo.
+    #[arg(long, requires = "kernel", value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// Draws it.
 pub fn run(args: &MapArgs) -> Done {
-    let mut scene = pool::scene(&target::one(args.pool.as_deref())?);
+    let mut scene = if args.kernel {
+        let path = args.file.as_deref().unwrap_or(Path::new(kernel_info::VMALLOCINFO));
+        let entries = kernel_info::read(args.file.as_deref())?;
+        kernel::scene(entries, &Printable(&path.display().to_string()).to_string())
+    } else {
+        pool::scene(&target::one(args.pool.as_deref())?)
+    };
     limit(&mut scene);
     match (&args.svg, &args.html) {
         (Some(file), _) => write(file, &svg::draw(&scene)),

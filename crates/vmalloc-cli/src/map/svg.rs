@@ -66,7 +66,7 @@ pub fn draw(scene: &Scene) -> String {
             let _ = writeln!(
                 out,
                 "<text class=\"i p{i}{hidden}\" x=\"{:.1}\" y=\"{y}\" text-anchor=\"middle\">{size}</text>",
-                f64::midpoint(x, end)
+                MARGIN + f64::midpoint(x, end)
             );
         }
     }

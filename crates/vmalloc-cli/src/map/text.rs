@@ -120,7 +120,9 @@ fn legend(lines: &mut Vec<String>, scene: &Scene, letters: &[char]) {
             (_, runs) => format!(", {}", count(runs as u64, "run")),
         };
         let size = Size(Pages(piece.pages).bytes());
-        lines.push(format!("  {letter} {place}{size}{runs}  {} {}", piece.label, piece.more));
+        let group = scene.groups[piece.group].name;
+        let label = if piece.label.is_empty() { group } else { &piece.label };
+        lines.push(format!("  {letter} {place}{size}{runs}  {label} {}", piece.more));
     }
     let rest = scene.pieces.len().saturating_sub(LETTERS.len());
     if rest > 0 {
