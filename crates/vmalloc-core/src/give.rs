@@ -83,6 +83,16 @@ pub(crate) fn take<M: Machine>(
     Ok(Area::new(context, record.id, slot, mine, &shape))
 }
 
+/// Says of what `context.me` has published that it is nobody's.
+pub(crate) fn disown_published<M: Machine>(context: &Context<'_, M>) {
+    for area in Areas::new(context) {
+        let state = State::new(area.kind, area.owner, area.generation);
+        if state.is_published() && state.owner == Some(context.me) {
+            context.record(area.id.0 as usize).step(state, State { owner: None, ..state });
+        }
+    }
+}
+
 /// Parks what was given to `context.me` and never taken.
 pub(crate) fn decline_all<M: Machine>(context: &Context<'_, M>) {
     for area in Areas::new(context) {

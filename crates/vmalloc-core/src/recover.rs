@@ -144,6 +144,10 @@ fn recover_area<M: Machine>(
             found.detached += usize::from(presence.holds(dead, state.generation));
             presence.erase(dead);
             grow::recover(context, record, dead, state.generation);
+            if state.is_published() && state.owner == Some(dead) {
+                // So that it does not count as its successor's.
+                record.step(state, State { owner: None, ..state });
+            }
             share::reap(context, record);
         }
         _ => {}

@@ -143,7 +143,11 @@ pub(crate) fn free_published<M: Machine>(
     // Before the step: afterwards another may park the area and revive it.
     let backing = Backing(record.shape().backing);
     if !record.step(state, dying) {
-        return Err(FreeError::Stale { generation: state.generation });
+        // Its maker died, and it was said to be nobody's: the same tenant still.
+        let nobodys = State { owner: None, ..state };
+        if !record.step(nobodys, State { owner: None, ..dying }) {
+            return Err(FreeError::Stale { generation: state.generation });
+        }
     }
     context.machine.withdraw(backing, state.generation);
     context.count(Stat::Frees, 1);

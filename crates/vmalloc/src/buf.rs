@@ -15,14 +15,16 @@ mod resize;
 
 use crate::error::{FreeError, ShareError};
 use crate::member::Member;
+use crate::os::Span;
 use crate::os::view::{ExclusiveView, FrozenView, SharedView};
+use crate::pool::Pool;
 use crate::token::Token;
 pub(crate) use give::given;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use vmalloc_core::{Area, AreaId, Publish};
+use vmalloc_core::{Area, AreaId, Pages, Publish};
 
 /// Memory of the pool that is this process's alone. Derefs to a slice of as many bytes as were
 /// asked for; a guard page lies right behind its last page. Freed on drop.
@@ -116,7 +118,11 @@ impl Buf {
 impl Drop for Buf {
     fn drop(&mut self) {
         // The view first: no reference of ours may live when the pages are another's.
-        if self.view.take().is_some() && !self.member.is_forked() {
+        let Some(view) = self.view.take() else { return };
+        let pages = Pages::for_bytes(view.span().len);
+        drop(view);
+        if !self.member.is_forked() {
+            self.member.unclaim(pages);
             // An error here means that the records are damaged: then there is nothing to free.
             if let Ok(freed) = self.member.engine().free(self.id, self.generation) {
                 self.member.relieve(freed);
@@ -142,6 +148,14 @@ impl DerefMut for Buf {
 impl Frozen {
     pub(crate) fn new(member: Arc<Member>, token: Token, view: FrozenView) -> Frozen {
         Frozen { view, hold: Hold { member, token } }
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        Pool::of(Arc::clone(&self.hold.member))
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.view.span()
     }
 
     /// What another member needs to attach.
@@ -177,6 +191,18 @@ impl Shared {
     #[must_use]
     pub fn token(&self) -> Token {
         self.hold.token
+    }
+
+    pub(crate) fn pool(&self) -> Pool {
+        Pool::of(Arc::clone(&self.hold.member))
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.view.span()
+    }
+
+    pub(crate) fn all_words(&self) -> &[AtomicU64] {
+        self.view.words()
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {

@@ -2,6 +2,7 @@
 
 use crate::header::HeaderError;
 use crate::member::JoinError;
+use crate::quota::OverQuota;
 use crate::token::Token;
 use std::fmt;
 use vmalloc_core::PAGE_SIZE;
@@ -55,6 +56,8 @@ pub enum OpenError {
 pub enum AllocError {
     /// The engine's reason: size, alignment, a full pool, a full machine.
     Engine(vmalloc_core::AllocError),
+    /// This member would hold more than it may; others go on.
+    Quota(OverQuota),
     /// This process is a fork of the member: open the pool here.
     Forked,
     /// The pool's records name memory that this process uses already: they are damaged.
@@ -67,6 +70,8 @@ pub enum AllocError {
 pub enum ResizeError {
     /// The engine's reason: size 0, no room behind it, a full pool, another member at it.
     Engine(vmalloc_core::ResizeError),
+    /// This member would hold more than it may.
+    Quota(OverQuota),
     /// It would have had to move, and there was no room for that.
     Alloc(AllocError),
     /// This process is a fork of the member.
@@ -109,6 +114,8 @@ pub enum AttachError {
     Shared,
     /// The area was given away whole: use `take`.
     Given,
+    /// It is given away, but this member would hold more than it may.
+    Quota(OverQuota),
     /// This process is a fork of the member: open the pool here.
     Forked,
     /// The pool's records name memory that this process uses otherwise: they are damaged.
@@ -169,6 +176,24 @@ pub enum NameError {
     },
     /// This process is a fork of the member: open the pool here.
     Forked,
+}
+
+/// Why a limit or a quota was not set. It is as it was.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum BudgetError {
+    /// A pool may hold a page at least, and its capacity at most.
+    Limit {
+        /// What was asked for.
+        bytes: u64,
+        /// The capacity, fixed when the pool was made.
+        capacity_bytes: u64,
+    },
+    /// There is no member of this number.
+    NoMember {
+        /// The number.
+        member: usize,
+    },
 }
 
 /// Why a pool does not hold together.
@@ -232,6 +257,7 @@ impl fmt::Display for AllocError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             AllocError::Engine(e) => write!(f, "{e}"),
+            AllocError::Quota(e) => write!(f, "{e}"),
             AllocError::Forked => f.write_str(FORKED),
             AllocError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
         }
@@ -242,6 +268,7 @@ impl fmt::Display for ResizeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ResizeError::Engine(e) => write!(f, "{e}"),
+            ResizeError::Quota(e) => write!(f, "{e}"),
             ResizeError::Alloc(e) => write!(f, "not moved: {e}"),
             ResizeError::Forked => f.write_str(FORKED),
             ResizeError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
@@ -268,6 +295,7 @@ impl fmt::Display for AttachError {
             AttachError::Shared => {
                 write!(f, "the area is shared writable: attach to it as shared")
             }
+            AttachError::Quota(e) => write!(f, "{e}"),
             AttachError::Given => write!(f, "the area was given away whole: take it"),
             AttachError::Forked => f.write_str(FORKED),
             AttachError::Damaged(e) => write!(f, "the pool's records are damaged: {e}"),
@@ -304,6 +332,17 @@ impl fmt::Display for NameError {
     }
 }
 
+impl fmt::Display for BudgetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BudgetError::Limit { bytes, capacity_bytes } => {
+                write!(f, "a limit of {bytes} bytes: 1 to {capacity_bytes} are possible")
+            }
+            BudgetError::NoMember { member } => write!(f, "the pool has no member {member}"),
+        }
+    }
+}
+
 impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -327,4 +366,5 @@ impl std::error::Error for ShareError {}
 impl std::error::Error for AttachError {}
 impl std::error::Error for FreeError {}
 impl std::error::Error for NameError {}
+impl std::error::Error for BudgetError {}
 impl std::error::Error for VerifyError {}

@@ -52,6 +52,9 @@ const AT_CHARGED: usize = 16;
 const AT_RECOUNTS_WANTED: usize = 17;
 const AT_RECOUNTS_DONE: usize = 18;
 const AT_NAMES_LOCK: usize = 19;
+// On a cache line of their own: read with each allocation, hardly ever written.
+const AT_LIMIT: usize = 24;
+const AT_QUOTA: usize = 25;
 
 /// What a pool is, decided when it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -257,6 +260,24 @@ impl<'a> Header<'a> {
         &self.words[AT_CHARGED]
     }
 
+    /// Pages that the pool may hold now, if somebody has said so.
+    pub(crate) fn limit(&self) -> Option<Pages> {
+        pages_if_any(&self.words[AT_LIMIT])
+    }
+
+    pub(crate) fn set_limit(&self, limit: Pages) {
+        self.words[AT_LIMIT].store(limit.0, Ordering::Relaxed);
+    }
+
+    /// Pages that a member may hold: its own quota, or the one for all, if there is any.
+    pub(crate) fn quota_of(&self, owner: Owner) -> Option<Pages> {
+        pages_if_any(&self.member(owner).words[4]).or_else(|| pages_if_any(&self.words[AT_QUOTA]))
+    }
+
+    pub(crate) fn set_quota(&self, quota: Option<Pages>) {
+        self.words[AT_QUOTA].store(quota.map_or(0, |pages| pages.0.max(1)), Ordering::Relaxed);
+    }
+
     /// Says that the charge may be wrong, by what a member that died was about.
     pub(crate) fn want_recount(&self) {
         self.words[AT_RECOUNTS_WANTED].fetch_add(1, Ordering::SeqCst);
@@ -313,6 +334,12 @@ impl<'a> Header<'a> {
     }
 }
 
+/// A number of pages that somebody may have set; 0 for none.
+fn pages_if_any(word: &AtomicU64) -> Option<Pages> {
+    // Relaxed: it guards no other memory.
+    Some(Pages(word.load(Ordering::Relaxed))).filter(|pages| pages.0 > 0)
+}
+
 const FREE: u64 = 0;
 const ACTIVE: u64 = 1;
 
@@ -333,6 +360,7 @@ impl MemberSlot<'_> {
     pub(crate) fn enter(&self, pid: u32, uid: u32) {
         self.words[1].store(pid.into(), Ordering::Relaxed);
         self.words[2].store(uid.into(), Ordering::Relaxed);
+        self.set_quota(None);
         let times = self.words[0].load(Ordering::Relaxed) >> 8;
         // Release: whoever sees ACTIVE sees who.
         self.words[0].store((times + 1) << 8 | ACTIVE, Ordering::Release);
@@ -348,6 +376,11 @@ impl MemberSlot<'_> {
     /// A number for who is here now, the `owner` in its lowest byte.
     pub(crate) fn stamp(&self, owner: Owner) -> u64 {
         self.words[0].load(Ordering::Relaxed) & !0xff | owner.number() as u64
+    }
+
+    /// Sets this member's own quota, or takes it away.
+    pub(crate) fn set_quota(&self, quota: Option<Pages>) {
+        self.words[4].store(quota.map_or(0, |pages| pages.0.max(1)), Ordering::Relaxed);
     }
 
     /// Says that something is on its way to this member alone.

@@ -6,7 +6,9 @@ use crate::linear::Ground;
 use crate::options::Options;
 use crate::os::discover;
 use crate::os::pagemap;
+use crate::os::stitch;
 use crate::pool::is_alive;
+use crate::quota::held_by;
 use crate::token::Token;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -33,6 +35,12 @@ pub struct Info {
     pub resident_bytes: u64,
     /// Bytes of tables that were committed when it was made.
     pub tables_bytes: u64,
+    /// Bytes it may hold now; the capacity, if nobody has set less.
+    pub limit_bytes: u64,
+    /// VMAs that stitched views of this process take.
+    pub stitched_vmas: usize,
+    /// The most that they may take.
+    pub stitched_vmas_max: usize,
     /// Whether guard pages fault here: this kernel has `MADV_GUARD_INSTALL`.
     pub guards: bool,
     /// The engine's totals.
@@ -48,6 +56,10 @@ pub struct MemberInfo {
     pub pid: u32,
     /// Whether it lives; `None` if the kernel would not say.
     pub alive: Option<bool>,
+    /// Bytes of the areas that are its own: what counts against its quota.
+    pub used_bytes: u64,
+    /// Bytes it may hold, if there is a quota.
+    pub quota_bytes: Option<u64>,
 }
 
 /// A pool that somebody on this machine has open.
@@ -128,6 +140,9 @@ impl Info {
             committed_bytes: charged.saturating_mul(PAGE_SIZE as u64),
             resident_bytes: ground.mapping.file().resident_bytes().unwrap_or(0),
             tables_bytes: ground.shape.flat_bytes(),
+            limit_bytes: ground.limit().bytes(),
+            stitched_vmas: stitch::vmas_taken(),
+            stitched_vmas_max: stitch::vmas_max(),
             guards: ground.guards.supported(),
             stats: ground.engine(Owner::FIRST, Pages(0)).stats(),
         }
@@ -136,6 +151,7 @@ impl Info {
 
 impl MemberInfo {
     pub(crate) fn all(ground: &Ground) -> Vec<MemberInfo> {
+        let areas: Vec<Area> = ground.engine(Owner::FIRST, Pages(0)).areas().collect();
         (1..=ground.shape.geometry.members)
             .filter_map(Owner::new)
             .filter(|&owner| ground.header().member(owner).is_active())
@@ -143,6 +159,8 @@ impl MemberInfo {
                 number: owner.number(),
                 pid: ground.header().member(owner).pid(),
                 alive: is_alive(ground, owner).ok(),
+                used_bytes: held_by(areas.iter().copied(), owner).bytes(),
+                quota_bytes: ground.header().quota_of(owner).map(Pages::bytes),
             })
             .collect()
     }

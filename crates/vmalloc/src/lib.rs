@@ -44,19 +44,23 @@ mod names;
 mod options;
 mod os;
 mod pool;
+mod quota;
 mod signal;
+mod stitch;
 mod token;
 
 pub use buf::{Buf, Frozen, OutOfBounds, Shared, Unpublished};
 pub use error::{
-    AllocError, AttachError, CreateError, FreeError, NameError, OpenError, ResizeError, ShareError,
-    Source, VerifyError,
+    AllocError, AttachError, BudgetError, CreateError, FreeError, NameError, OpenError,
+    ResizeError, ShareError, Source, VerifyError,
 };
 pub use header::HeaderError;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};
 pub use options::Options;
 pub use pool::Pool;
+pub use quota::OverQuota;
 pub use signal::{Event, Seen, Signal, WaitError};
+pub use stitch::{SharedRun, Snapshot, StitchError, Stitched, Unexchanged};
 pub use token::{ParseTokenError, Token};
 /// The engine's types that appear here: requests, areas, totals, reasons.
 pub use vmalloc_core as core;

@@ -24,6 +24,7 @@ use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::view::PurgeError;
 use crate::os::{PAGE_BYTES, Span};
+use crate::quota::Used;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +49,8 @@ pub(crate) struct Ground {
     words: usize,
     // One thread at a time follows a shared area that grew, or makes it grow.
     growing: Mutex<()>,
+    // What this process has asked for, where there is a quota.
+    pub(crate) used: Used,
     // One thread at a time changes names.
     pub(crate) naming: Mutex<()>,
     // A bit a page of words that this process knows to be committed.
@@ -79,8 +82,19 @@ impl Ground {
         // Advice: without it there are small pages only, or huge ones that nobody asked for.
         let _ = mapping.advise_nohuge(Span::new(data, small));
         let _ = mapping.advise_huge(Span::new(data + small, large));
-        let (growing, naming) = (Mutex::default(), Mutex::default());
-        Ok(Ground { mapping, shape, headroom, guards, data, words, growing, naming, committed })
+        let (growing, naming, used) = (Mutex::default(), Mutex::default(), Used::new());
+        Ok(Ground {
+            mapping,
+            shape,
+            headroom,
+            guards,
+            data,
+            words,
+            growing,
+            naming,
+            used,
+            committed,
+        })
     }
 
     /// The header.
@@ -144,11 +158,11 @@ impl Ground {
 
     /// Takes `pages` of the pool's budget.
     fn charge(&self, pages: Pages) -> Result<(), BackError> {
-        let capacity = self.shape.capacity.0;
-        let more = |now: u64| now.checked_add(pages.0).filter(|sum| *sum <= capacity);
+        let limit = self.limit().0;
+        let more = |now: u64| now.checked_add(pages.0).filter(|sum| *sum <= limit);
         // Relaxed: a number that guards no other memory.
         self.charged().fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map(drop).map_err(
-            |now| BackError::NoFrames { wanted: pages, free: Pages(capacity.saturating_sub(now)) },
+            |now| BackError::NoFrames { wanted: pages, free: Pages(limit.saturating_sub(now)) },
         )
     }
 
@@ -170,7 +184,7 @@ impl Machine for Linear<'_> {
 
     fn free(&self) -> Pages {
         let charged = self.0.charged().load(Ordering::Relaxed);
-        Pages(self.0.shape.capacity.0.saturating_sub(charged))
+        Pages(self.0.limit().0.saturating_sub(charged))
     }
 
     fn may_wait(&self) -> bool {

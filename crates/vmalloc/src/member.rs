@@ -199,6 +199,9 @@ impl Drop for Member {
             let _ = self.engine().purge();
         }
         self.engine().leave();
+        if self.ground.header().quota_of(self.me).is_some() {
+            self.engine().disown_published();
+        }
         let slot = self.ground.header().member(self.me);
         slot.leave();
         // What others gave us meanwhile: from here on they see that we are gone.

@@ -1,7 +1,9 @@
 //! The pool: memory that several processes share, and the verbs a program uses.
 //!
-//! Areas that grow under this process are followed in `pool/grow.rs`; names are in `pool/names.rs`.
+//! Areas that grow under this process are followed in `pool/grow.rs`; names are in
+//! `pool/names.rs`, limits and quotas in `pool/budget.rs`.
 
+mod budget;
 mod grow;
 mod names;
 
@@ -17,7 +19,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmalloc_core::{Area, BackError, Kind, PurgeError, Purged, Recovered, Request, Verified};
+use vmalloc_core::{
+    Area, BackError, Kind, Pages, PurgeError, Purged, Recovered, Request, Verified,
+};
 
 /// How long an allocation waits for memory that others are giving back: a batch of a purge may
 /// take the kernel so long, 0.1 ms a MiB.
@@ -132,6 +136,8 @@ impl Pool {
     /// [`AllocError`]; nothing was taken.
     pub fn alloc(&self, request: &Request) -> Result<Buf, AllocError> {
         self.alive().map_err(|()| AllocError::Forked)?;
+        let claimed = self.member.claim(Pages::for_bytes(request.len_bytes()));
+        let claimed = claimed.map_err(AllocError::Quota)?;
         let start = Instant::now();
         let area = loop {
             match self.member.engine().vmalloc(request) {
@@ -139,6 +145,7 @@ impl Pool {
                 done => break done.map_err(AllocError::Engine)?,
             }
         };
+        claimed.held();
         let view = self.member.ground.mapping.exclusive(self.member.ground.bytes_of(&area));
         match view {
             Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
@@ -301,7 +308,7 @@ impl Pool {
                 let in_use = |area: &Area| area.kind.is_in_use();
                 let engine = self.member.engine();
                 let held: u64 = engine.areas().filter(in_use).map(|area| area.pages.len.0).sum();
-                held.saturating_add(wanted.0) <= self.member.ground.shape.capacity.0
+                held.saturating_add(wanted.0) <= self.member.ground.limit().0
             }
             _ => self.member.engine().areas().any(|area| area.kind == Kind::Purging),
         };

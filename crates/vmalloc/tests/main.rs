@@ -6,6 +6,7 @@
 //!
 //! The suite that every machine passes, and the model with it, run on a [`subject_linux`].
 
+mod budget;
 mod conformance;
 mod crash;
 mod each_step_fails;
@@ -19,6 +20,7 @@ mod recovery;
 mod resize;
 mod sharing;
 mod signals;
+mod stitching;
 mod subject_linux;
 mod support;
 

@@ -159,6 +159,11 @@ impl Peer {
         self.ok(line).parse().unwrap()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.process)
+    }
+
     /// Hangs up: its input ends.
     pub fn hang_up(&mut self) {
         self.input = None;
@@ -386,6 +391,7 @@ impl Member {
                 none()
             }
             "free" => self.pool().free(&token(words[1])).map_err(debug).map(|()| String::new()),
+            "set_limit" => self.pool().set_limit(number(1)).map_err(debug).map(|()| String::new()),
             "purge" => self.pool().purge().map_err(debug).map(|_| String::new()),
             "recover" => Ok(self.pool().recover().areas.to_string()),
             "verify" => self.pool().verify().map_err(debug).map(|_| String::new()),

@@ -41,6 +41,12 @@ impl<M: Machine> Engine<'_, M> {
         give::take(&self.context, token)
     }
 
+    /// Says of what this member has published that it is nobody's: so that it does not count as its
+    /// successor's. O(granules + areas).
+    pub fn disown_published(&self) {
+        give::disown_published(&self.context);
+    }
+
     /// Frees what was given to this member and never taken: before it leaves. O(granules + areas).
     pub fn decline_gifts(&self) {
         give::decline_all(&self.context);

@@ -14,7 +14,7 @@ use crate::member::Member;
 use crate::pool::Pool;
 use crate::token::Token;
 use std::sync::Arc;
-use vmalloc_core::{Kind, Owner};
+use vmalloc_core::{Kind, Owner, Pages};
 
 impl Buf {
     /// Gives the buffer to whoever redeems the token first, by [`Pool::take`]. It is not this
@@ -67,7 +67,8 @@ impl Buf {
             return Err(Unpublished { buf: self, error });
         }
         // With no view there is nothing left for `drop` to free.
-        self.view = None;
+        let view = self.view.take();
+        self.member.unclaim(view.map_or(Pages(0), |view| Pages::for_bytes(view.span().len)));
         self.member.ground.bell(0).ring();
         Ok(Token::of(&self.member.ground.shape, &token))
     }
@@ -92,7 +93,9 @@ impl Pool {
             Ok(_) => return Err(AttachError::Shared),
             Err(_) => {}
         }
+        let claimed = member.claim(token.pages).map_err(AttachError::Quota)?;
         let area = member.engine().take(&token.core()).map_err(AttachError::Engine)?;
+        claimed.held();
         match member.ground.mapping.exclusive(member.ground.bytes_of(&area)) {
             Ok(view) => Ok(Buf::new(Arc::clone(member), &area, view)),
             // The area is left as it is, since freeing it would hand the pages to somebody else.

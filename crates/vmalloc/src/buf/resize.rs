@@ -13,7 +13,7 @@ use super::{Buf, Shared};
 use crate::error::{AttachError, ResizeError};
 use crate::pool::Pool;
 use std::sync::Arc;
-use vmalloc_core::{PAGE_SIZE, Request, flags};
+use vmalloc_core::{PAGE_SIZE, Pages, Request, flags};
 
 impl Buf {
     /// Gives the buffer another size where it lies: the first bytes keep their place and contents,
@@ -35,6 +35,9 @@ impl Buf {
         let view = self.view.as_mut().expect("a buffer has its view until it goes");
         let (old, new) = (view.span().len, bytes as u64);
         let old_pages = engine.area(self.id).map_or(0, |area| area.pages.len.0);
+        let (pages, was) = (Pages::for_bytes(new).0, Pages::for_bytes(old).0);
+        let claimed = self.member.claim(Pages(pages.saturating_sub(was)));
+        let claimed = claimed.map_err(ResizeError::Quota)?;
         if new > 0 && new < old {
             view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
         }
@@ -43,6 +46,8 @@ impl Buf {
             let _ = view.resize(old);
             return Err(ResizeError::Engine(e));
         }
+        claimed.held();
+        self.member.unclaim(Pages(was.saturating_sub(pages)));
         if new > old {
             view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
             // What the last page held behind the end is from an earlier tenant; new pages are zeros.
@@ -102,6 +107,9 @@ impl Shared {
         let area = member.engine().look(&token.core()).map_err(|_| ResizeError::Engine(stale))?;
         let damaged = |e| ResizeError::Damaged(Box::new(e));
         crate::pool::follow(member, &area).map_err(damaged)?;
+        // They count as the maker's; but who is over its quota adds to nobody's.
+        let more = Pages::for_bytes(bytes as u64).0.saturating_sub(area.pages.len.0);
+        let _claimed = member.claim(Pages(more)).map_err(ResizeError::Quota)?;
         let grown = member.engine().grow_shared(token.area, token.generation, bytes as u64);
         let area = grown.map_err(ResizeError::Engine)?;
         let followed = crate::pool::follow(member, &area);

@@ -15,7 +15,7 @@ const WORD: usize = 8;
 /// # Panics
 ///
 /// If they pass the end of `words`: the caller has checked.
-pub(in crate::os) fn copy_out(words: &[AtomicU64], at: usize, out: &mut [u8]) {
+pub(crate) fn copy_out(words: &[AtomicU64], at: usize, out: &mut [u8]) {
     let words = &words[at / WORD..(at + out.len()).div_ceil(WORD)];
     let load = |word: &AtomicU64| word.load(Ordering::Relaxed).to_ne_bytes();
 
@@ -42,7 +42,7 @@ pub(in crate::os) fn copy_out(words: &[AtomicU64], at: usize, out: &mut [u8]) {
 /// # Panics
 ///
 /// If they pass the end of `words`: the caller has checked.
-pub(in crate::os) fn copy_in(words: &[AtomicU64], at: usize, bytes: &[u8]) {
+pub(crate) fn copy_in(words: &[AtomicU64], at: usize, bytes: &[u8]) {
     let words = &words[at / WORD..(at + bytes.len()).div_ceil(WORD)];
 
     let skip = at % WORD;

@@ -7,7 +7,7 @@
 //!   file ──▶ PoolFile ──▶ map ──▶ Mapping ──claim──▶ view: ExclusiveView │ FrozenView │ SharedView
 //!    ▲  │      │  ▲                │  │ words (metadata, atomics only)         data, by claim
 //!    │  │      │  └── commit ◀─────┘  └─ advice: guards, huge pages, populate
-//!  passing   locks     ▲
+//!  passing   locks     ▲         stitch: runs of the file at addresses of their own
 //!  discover  (death)  memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
 //! ```
 //!
@@ -44,6 +44,7 @@ pub(crate) mod memory;
 pub(crate) mod open;
 pub(crate) mod pagemap;
 pub(crate) mod passing;
+pub(crate) mod stitch;
 #[cfg(test)]
 mod tests;
 pub(crate) mod view;

@@ -311,6 +311,20 @@ impl Deref for FrozenView {
     }
 }
 
+impl ExclusiveView {
+    /// Where it lies in the pool.
+    pub(crate) fn span(&self) -> Span {
+        self.0.span
+    }
+}
+
+impl FrozenView {
+    /// Where it lies in the pool.
+    pub(crate) fn span(&self) -> Span {
+        self.0.span
+    }
+}
+
 impl SharedView {
     /// Where it lies in the pool.
     pub(crate) fn span(&self) -> Span {

@@ -14,11 +14,6 @@ use crate::os::claims::Taken;
 use crate::os::map::Mapping;
 
 impl ExclusiveView {
-    /// Where it lies in the pool.
-    pub(crate) fn span(&self) -> Span {
-        self.0.span
-    }
-
     /// Shows `len` bytes from its first on. What is shorter lets go of whole pages at once; what is
     /// longer claims them.
     ///
