@@ -15,6 +15,9 @@
 //! programs it, MAXPHYADDR = [`PHYS_BITS`]. It sets no accessed
 //! or dirty bits, so tables should have them set from the start, as Linux's `PAGE_KERNEL` does.
 
+pub mod aarch64;
+pub mod riscv64;
+
 use crate::ram::SimRam;
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -162,7 +165,23 @@ pub fn walk(ram: &SimRam, cr3: Pfn, va: VirtAddr) -> Result<Translation, Fault> 
     if !is_canonical(va) {
         return Err(Fault::NonCanonical { va });
     }
-    let (mut table, mut level) = (cr3, 4);
+    walk_from(ram, cr3, 4, va)
+}
+
+/// The same with CR4.LA57 = 1: five levels, and addresses of 57 bits.
+///
+/// # Errors
+///
+/// As [`walk`].
+pub fn walk_la57(ram: &SimRam, cr3: Pfn, va: VirtAddr) -> Result<Translation, Fault> {
+    if !matches!(va.0 >> 56, 0 | 0xff) {
+        return Err(Fault::NonCanonical { va });
+    }
+    walk_from(ram, cr3, 5, va)
+}
+
+fn walk_from(ram: &SimRam, cr3: Pfn, levels: u32, va: VirtAddr) -> Result<Translation, Fault> {
+    let (mut table, mut level) = (cr3, levels);
     let (mut writable, mut executable, mut user) = (true, true, true);
     loop {
         // How many bits of the address lie below this level's index.
@@ -207,7 +226,7 @@ fn reserved(level: u32, entry: u64) -> u64 {
     let is_large = entry & PS != 0;
     too_high
         | match level {
-            4 => PS,
+            4 | 5 => PS,
             3 if is_large => 0x3fff_e000, // bits 29:13 below a 1 GiB page
             2 if is_large => 0x001f_e000, // bits 20:13 below a 2 MiB page
             _ => 0,

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 
 /// The files and directories (with `/` at the end) that may hold unsafe code, and what for.
 const PLACES: &[(&str, &str)] = &[
+    ("crates/vmalloc-bare/src/arch/", "the instructions that flush a TLB"),
+    ("crates/vmalloc-bare/src/direct.rs", "frames as words, through the direct map"),
+    ("crates/vmalloc-bare/src/tlb/lock.rs", "the promise of a lock"),
     ("crates/vmalloc/src/os/", "system calls, and the raw memory of the pool's mapping"),
     ("bench/src/raw.rs", "peers whose interface is raw pointers"),
     ("crates/vmalloc/tests/", "tests that fork, kill, map and read through raw pointers"),

@@ -1,0 +1,83 @@
+//! The lock of a shootdown: the kernel's own, or a word.
+//!
+//! It is only ever tried: a CPU that waits for it answers other CPUs' shootdowns meanwhile, or two
+//! that begin one at the same time would wait for each other for ever.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// A lock that can be tried.
+///
+/// # Safety
+///
+/// Between a `try_lock` that returned `true` and the `unlock` after it, no other `try_lock` returns
+/// `true`, and what was written before the `unlock` is seen after the next.
+pub unsafe trait TryLock {
+    /// Takes the lock if it is free. Whether it did.
+    fn try_lock(&self) -> bool;
+
+    /// Releases the lock.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds it.
+    unsafe fn unlock(&self);
+}
+
+/// Runs `body` under `lock`; while another has it, runs `idle`.
+pub(crate) fn locked<R>(lock: &impl TryLock, idle: impl Fn(), body: impl FnOnce() -> R) -> R {
+    while !lock.try_lock() {
+        idle();
+        core::hint::spin_loop();
+    }
+    let result = body();
+    // SAFETY:
+    // 1. `try_lock` returned `true` above, and nothing released the lock since: `body` cannot
+    //    reach it.
+    unsafe { lock.unlock() };
+    result
+}
+
+/// A word.
+#[derive(Default, Debug)]
+pub struct SpinLock(AtomicBool);
+
+impl SpinLock {
+    /// A lock that is free.
+    #[must_use]
+    pub const fn new() -> SpinLock {
+        SpinLock(AtomicBool::new(false))
+    }
+}
+
+// SAFETY:
+// 1. Only the swap that finds `false` returns `true`; only `unlock` makes it `false` again.
+// 2. Acquire and Release order what is written between.
+unsafe impl TryLock for SpinLock {
+    fn try_lock(&self) -> bool {
+        !self.0.load(Ordering::Relaxed) && !self.0.swap(true, Ordering::Acquire)
+    }
+
+    unsafe fn unlock(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Any lock of the `lock_api` kind: spin's, Hermit's, a kernel's own.
+#[cfg(feature = "lock_api")]
+#[derive(Debug)]
+pub struct LockApi<L>(pub L);
+
+// SAFETY:
+// 1. `lock_api::RawMutex` promises the same in its own words.
+#[cfg(feature = "lock_api")]
+unsafe impl<L: lock_api::RawMutex> TryLock for LockApi<L> {
+    fn try_lock(&self) -> bool {
+        self.0.try_lock()
+    }
+
+    unsafe fn unlock(&self) {
+        // SAFETY:
+        // 1. The caller holds it: promised by the caller of this function.
+        unsafe { self.0.unlock() };
+    }
+}
