@@ -142,6 +142,11 @@ impl Geometry {
         start..start + self.members
     }
 
+    /// The word that says who owns granule `g`.
+    pub(crate) const fn tag_word(&self, g: usize) -> usize {
+        self.tags_at() + g
+    }
+
     /// Checks the values, which may come from a file.
     ///
     /// # Errors

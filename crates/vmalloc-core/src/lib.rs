@@ -52,6 +52,7 @@ mod grow;
 pub mod info;
 mod lazy;
 mod map;
+pub mod peek;
 mod publish;
 mod purge;
 mod recover;

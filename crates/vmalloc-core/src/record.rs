@@ -284,6 +284,29 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A record whose words somebody else fetches, one at a time.
+pub(crate) struct RawRecord {
+    /// The first word of its granule's records.
+    pub(crate) at: usize,
+    /// Which of them it is.
+    pub(crate) slot: usize,
+}
+
+impl RawRecord {
+    pub(crate) fn state(&self, word: impl Fn(usize) -> Option<u64>) -> Option<State> {
+        State::decode(word(self.word(STATE))?)
+    }
+
+    /// Pages that may be used, and bytes asked for.
+    pub(crate) fn len(&self, word: impl Fn(usize) -> Option<u64>) -> Option<(Pages, u64)> {
+        Some((Pages(word(self.word(PAGES))? & 0xffff_ffff), word(self.word(BYTES))?))
+    }
+
+    const fn word(&self, i: usize) -> usize {
+        self.at + self.slot * crate::layout::RECORD_WORDS + i
+    }
+}
+
 /// The generation after `generation`; 48 bits, never 0.
 pub(crate) fn next_generation(generation: u64) -> u64 {
     ((generation + 1) & ((1 << 48) - 1)).max(1)

@@ -16,7 +16,7 @@
 
 use crate::class::{Class, GRANULE_PAGES, GRANULE_SHIFT, SLOTS_MAX, granules_for};
 use crate::granules::Granules;
-use crate::layout::{Tables, ZONES};
+use crate::layout::{Geometry, Tables, ZONES};
 use crate::machine::{Machine, NoMetadata};
 use crate::record::{Kind, Record, State};
 use crate::sync::{Ordering, fence};
@@ -311,21 +311,26 @@ fn no_hole(largest_granules: usize) -> SlotError {
 
 /// The pages of the slot that record `id` describes, as offsets in the window.
 pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
-    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+    let head = id / SLOTS_MAX;
     if head >= tables.geometry().granules {
         return None;
     }
+    let tag = Tag::decode(tables.tag(head).load(Ordering::Acquire))?.settled();
+    slot_of(tag, tables.geometry(), id)
+}
+
+/// The same, where the record's granule has this tag, which may say what does not fit the window.
+pub(crate) fn slot_of(tag: Tag, geometry: &Geometry, id: usize) -> Option<PageRange> {
+    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
     let start = (head as u64) << GRANULE_SHIFT;
-    match Tag::decode(tables.tag(head).load(Ordering::Acquire))?.settled() {
-        // Tags are shared words: one may say what does not fit the window.
+    match tag {
         Tag::Chunk(class)
-            if slot < class.slots()
-                && head + class.chunk_granules() <= tables.geometry().granules =>
+            if slot < class.slots() && head + class.chunk_granules() <= geometry.granules =>
         {
             let start = Vpn(start + slot as u64 * class.stride().0);
             Some(PageRange { start, len: class.stride() })
         }
-        Tag::Solo { granules } if slot == 0 && head + granules <= tables.geometry().granules => {
+        Tag::Solo { granules } if slot == 0 && head + granules <= geometry.granules => {
             Some(PageRange { start: Vpn(start), len: Pages((granules as u64) << GRANULE_SHIFT) })
         }
         _ => None,

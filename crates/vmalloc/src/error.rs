@@ -354,7 +354,7 @@ impl fmt::Display for VerifyError {
     }
 }
 
-fn other_pool(f: &mut fmt::Formatter<'_>, token: u32, pool: u32) -> fmt::Result {
+pub(crate) fn other_pool(f: &mut fmt::Formatter<'_>, token: u32, pool: u32) -> fmt::Result {
     write!(f, "the token is of pool {token:08x}, this is pool {pool:08x}")
 }
 

@@ -14,7 +14,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::class::GRANULE_PAGES;
 use vmalloc_core::layout::{Geometry, MEMBERS_MAX, Tables};
-use vmalloc_core::{Owner, PAGE_SIZE, Pages};
+use vmalloc_core::{Owner, PAGE_SIZE, PageRange, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"vmalloc\x01");
 /// The layout's version: a pool of another one is refused.
@@ -162,6 +162,11 @@ impl Shape {
     pub(crate) fn flat_bytes(&self) -> u64 {
         let words = (HEADER_WORDS + self.geometry.flat_words()) as u64;
         (words * WORD_BYTES).next_multiple_of(PAGE_SIZE as u64)
+    }
+
+    /// Where, in bytes of the file, a run of the window begins.
+    pub(crate) fn window_offset(&self, pages: PageRange) -> u64 {
+        self.words_bytes() + pages.start.0 * PAGE_SIZE as u64
     }
 
     /// Where, in bytes of the file, engine words `at` begin.

@@ -45,6 +45,8 @@ mod options;
 mod os;
 mod pool;
 mod quota;
+mod reader;
+mod sealed;
 mod signal;
 mod stitch;
 mod token;
@@ -59,6 +61,8 @@ pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas}
 pub use options::Options;
 pub use pool::Pool;
 pub use quota::OverQuota;
+pub use reader::{ReadError, Reader};
+pub use sealed::{SealError, Sealed};
 pub use signal::{Event, Seen, Signal, WaitError};
 pub use stitch::{SharedRun, Snapshot, StitchError, Stitched, Unexchanged};
 pub use token::{ParseTokenError, Token};

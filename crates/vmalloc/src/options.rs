@@ -198,19 +198,10 @@ impl Options {
         Ok(Pool::new(Member::join(ground, lazy_pages_max)?))
     }
 
-    /// Reads the header, then maps the pool as it says. Not through a mapping: a touch of a hole
-    /// would put a frame into a file that may not be a pool at all.
+    /// Reads the header, then maps the pool as it says.
     fn ground(&self, file: PoolFile) -> Result<Ground, OpenError> {
-        let os = |e: crate::error::Source| OpenError::Os(e);
-        let mut bytes = vec![0; HEADER_BYTES as usize];
-        if !file.read_at(0, &mut bytes) {
-            return Err(os("the header could not be read".into()));
-        }
-        let (words, _) = bytes.as_chunks::<8>();
-        let words: Vec<AtomicU64> =
-            words.iter().map(|word| AtomicU64::new(u64::from_ne_bytes(*word))).collect();
-        let shape = Header::new(&words).parse(file.bytes()).map_err(OpenError::Header)?;
-        Ground::new(Arc::new(file), shape, self.headroom()).map_err(os)
+        let shape = read_shape(&file)?;
+        Ground::new(Arc::new(file), shape, self.headroom()).map_err(OpenError::Os)
     }
 
     fn headroom(&self) -> Headroom {
@@ -220,6 +211,19 @@ impl Options {
     fn lazy_pages_max(&self, shape: &Shape) -> Pages {
         self.lazy_bytes.map_or(shape.capacity, Pages::for_bytes)
     }
+}
+
+/// The shape of the pool in a file. Not through a mapping: a touch of a hole would put a frame into
+/// a file that may not be a pool at all.
+pub(crate) fn read_shape(file: &PoolFile) -> Result<Shape, OpenError> {
+    let mut bytes = vec![0; HEADER_BYTES as usize];
+    if !file.read_at(0, &mut bytes) {
+        return Err(OpenError::Os("the header could not be read".into()));
+    }
+    let (words, _) = bytes.as_chunks::<8>();
+    let words: Vec<AtomicU64> =
+        words.iter().map(|word| AtomicU64::new(u64::from_ne_bytes(*word))).collect();
+    Header::new(&words).parse(file.bytes()).map_err(OpenError::Header)
 }
 
 /// The process and descriptor that a path of the form `/proc/PID/fd/N` names.

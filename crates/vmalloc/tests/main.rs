@@ -23,6 +23,7 @@ mod signals;
 mod stitching;
 mod subject_linux;
 mod support;
+mod trust;
 
 /// Goal: none of its own. Method: the entry of every child process.
 #[test]

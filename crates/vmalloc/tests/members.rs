@@ -307,7 +307,7 @@ impl Words {
                 random.of(0..6) | owner << 8 | class << 16 | random.of(0..8200) << 32
             }
             // A state: kind, owner, generation.
-            _ => random.of(0..8) | random.of(0..5) << 8 | random.of(0..4) << 16,
+            _ => random.of(0..9) | random.of(0..5) << 8 | random.of(0..4) << 16,
         };
         self.write(at, word);
     }
@@ -359,6 +359,7 @@ fn use_everything(pool: &Pool, tokens: &[Token], random: &mut Random) {
             _ => drop(buf),
         }
     }
+    crate::trust::use_the_rest(pool, tokens, random);
     std::hint::black_box((pool.info(), pool.members()));
     pool.recover();
     let _ = pool.verify();

@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{crash, giving, members, recovery, resize, signals};
+use crate::{crash, giving, members, recovery, resize, signals, trust};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -221,6 +221,7 @@ pub fn play() {
         "grower" => resize::grower(&argument),
         "giver" => giving::giver(&argument),
         "namer" => signals::namer(&argument),
+        "stranger" => trust::stranger(&argument),
         "hostile" => members::hostile(&argument),
         "stepped" => crash::verbs::stepped(&argument),
         "recoverer" => crash::verbs::recoverer(&argument),
@@ -287,6 +288,13 @@ impl Member {
                     Held::Frozen(_) => panic!("frozen"),
                 }
                 none()
+            }
+            "write_over" => {
+                // What a member that does not keep to the protocol can do.
+                let file = std::fs::File::options().write(true).open(words[1]).unwrap();
+                let bytes = vec![number(3) as u8; number(4) as usize];
+                let wrote = std::os::unix::fs::FileExt::write_all_at(&file, &bytes, number(2));
+                wrote.map_err(debug).map(|()| String::new())
             }
             "all" => {
                 let byte = number(2) as u8;

@@ -224,6 +224,18 @@ impl PoolFile {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd()))
     }
 
+    /// One more descriptor of the file, which can only read. Another user can get no better one
+    /// from it; this one can.
+    ///
+    /// # Errors
+    ///
+    /// What opening `/proc/self/fd/N` said.
+    pub(crate) fn read_only(&self) -> Result<OwnedFd, Errno> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        fail::point("open_read_only")?;
+        rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
     /// How much memory the file holds now, in bytes, counted by the kernel.
     ///
     /// # Errors

@@ -146,6 +146,17 @@ impl PoolFile {
         adopt(fd.as_fd(), accept)
     }
 
+    /// Takes over a descriptor that need not be writable, and is used as it is: for who only reads.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub(crate) fn to_read(fd: OwnedFd, accept: &Accept) -> Result<PoolFile, OpenError> {
+        let stat = look(fd.as_fd(), accept)?;
+        let kind = check_shrinkable(fd.as_fd(), &stat)?;
+        Ok(PoolFile { id: id_of(&stat), bytes: stat.st_size as u64, kind, fd })
+    }
+
     /// Opens the same file once more, with an open file description of its own.
     ///
     /// # Errors

@@ -174,14 +174,15 @@ impl Stitch {
 
     /// The bytes, of which `len` are wanted: for [`Access::Read`] and [`Access::Private`].
     ///
-    /// The caller holds a frozen view of each run. Empty for another access.
+    /// The caller holds a frozen view of each run, or the file is sealed against writing. Empty for
+    /// another access.
     pub(crate) fn bytes(&self, len: usize) -> &[u8] {
         if self.access == Access::Shared {
             return &[];
         }
         // SAFETY:
         // 1. The bytes are mapped readable until `drop`, and initialised: pages of the file.
-        // 2. Nobody writes them: the caller's frozen views keep writers of this process out, the
+        // 2. Nobody writes them: the kernel, if the file is sealed; else the caller's frozen views keep writers of this process out, the
         //    protocol those of others; a private mapping is written by `bytes_mut` alone, which
         //    has `&mut self`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), len.min(self.len_bytes)) }

@@ -5,7 +5,7 @@ use crate::os::commit::{Grain, commit};
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::tests::{MIB, pool};
-use crate::os::{PAGE_BYTES, Span, discover};
+use crate::os::{PAGE_BYTES, Span, discover, seal};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,6 +26,23 @@ fn timed(act: impl FnOnce()) -> f64 {
 /// ns of one of `n` calls in a row.
 fn each(n: u32, mut act: impl FnMut()) -> f64 {
     1000.0 * timed(|| (0..n).for_each(|_| act())) / f64::from(n)
+}
+
+/// Goal: what a border of trust costs: the copy into a file of its own, sealed, mapped and read by
+/// the receiver; the figures in `docs/trust.md`.
+#[test]
+#[ignore = "measures"]
+fn measure_sealed_copies() {
+    for kib in [4, 64, 1024, 16 * 1024] {
+        let bytes = vec![1_u8; kib << 10];
+        let open = || {
+            let (_, stitch, len) = seal::open(seal::seal(&bytes).unwrap()).unwrap();
+            black_box(
+                stitch.bytes(len).iter().step_by(4096).map(|&byte| u64::from(byte)).sum::<u64>(),
+            );
+        };
+        println!("sealed copy of {kib} KiB: {:.0} µs", median(41, || timed(open)));
+    }
 }
 
 /// Goal: which call puts frames in place most cheaply, by size: the table in
