@@ -10,6 +10,7 @@
 //! build here, and runs it.
 
 mod areas;
+mod heaps;
 mod machine;
 mod null;
 mod raw;
@@ -41,16 +42,27 @@ struct Args {
     /// Writes the report here: `benchmarks.md`, and the JSON and SVG files it shows.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// For the program itself: one sample of a group, in a process of its own.
+    #[arg(long, hide = true, num_args = 4)]
+    child_random: Vec<String>,
     /// Runs those cases whose name begins with one of these; all if there is none.
     names: Vec<String>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if !args.child_random.is_empty() {
+        heaps::child(&args.child_random);
+        return ExitCode::SUCCESS;
+    }
     let mut runner = runner::Runner::new(args.quick, args.seed, args.names);
     areas::run(&mut runner);
+    heaps::run(&mut runner);
     if runner.cases.is_empty() {
-        eprintln!("no case has such a name; the groups are: {}", areas::NAMES.join(", "));
+        eprintln!(
+            "no case has such a name; the groups are: {}",
+            [&areas::NAMES[..], &heaps::NAMES].concat().join(", ")
+        );
         return ExitCode::from(2);
     }
     let Some(out) = args.out else { return ExitCode::SUCCESS };

@@ -1,6 +1,7 @@
 //! The one file of this program with `unsafe`: what peers ask for in raw pointers.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::alloc::{GlobalAlloc, Layout, alloc, dealloc};
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use vmem::Bt;
 
@@ -22,5 +23,50 @@ unsafe impl vmem::Allocator for Tags {
         // SAFETY:
         // 1. `tag` came from `allocate` with this layout: the trait's promise to us.
         unsafe { dealloc(tag.as_ptr().cast(), Layout::new::<Bt>()) };
+    }
+}
+
+/// An allocator that implements [`GlobalAlloc`].
+#[derive(Clone, Copy)]
+pub struct GlobalHeap(pub &'static (dyn GlobalAlloc + Sync));
+
+/// A block of one.
+pub struct GlobalBlock {
+    heap: GlobalHeap,
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY:
+// 1. A block is memory that it alone owns, and a global allocator frees from any thread.
+unsafe impl Send for GlobalBlock {}
+
+impl GlobalHeap {
+    /// A block of so many bytes, aligned to 16.
+    pub fn take(&self, bytes: usize) -> GlobalBlock {
+        let layout = Layout::from_size_align(bytes.max(1), 16).expect("a size that fits");
+        // SAFETY:
+        // 1. The layout's size is not 0.
+        let start = unsafe { self.0.alloc(layout) };
+        let start = NonNull::new(start).expect("memory for a block");
+        GlobalBlock { heap: *self, start, layout }
+    }
+}
+
+impl GlobalBlock {
+    /// Its bytes, of which none may have been written.
+    pub fn bytes(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY:
+        // 1. `start` is the first of `layout.size()` bytes that this block alone owns.
+        // 2. `MaybeUninit` may be uninitialised; `&mut self` borrows the only way to them.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.layout.size()) }
+    }
+}
+
+impl Drop for GlobalBlock {
+    fn drop(&mut self) {
+        // SAFETY:
+        // 1. `start` came from this heap with this layout, and nobody uses it after this.
+        unsafe { self.heap.0.dealloc(self.start.as_ptr(), self.layout) };
     }
 }
