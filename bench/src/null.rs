@@ -5,8 +5,8 @@
 
 use vmalloc_core::sync::AtomicU64;
 use vmalloc_core::{
-    BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Machine, MapError, Owner,
-    PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Machine,
+    MapError, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
 };
 use zerocopy::FromZeros;
 
@@ -47,7 +47,7 @@ impl Machine for Null {
         true
     }
 
-    fn back(&self, pages: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
         Ok(Backing(pages.len.0))
     }
 
@@ -67,7 +67,12 @@ impl Machine for Null {
         Ok(())
     }
 
-    fn extend(&self, view: &View, more: PageRange, _huge: bool) -> Result<Backing, BackError> {
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        _policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
         Ok(Backing(view.pages.len.0 + more.len.0))
     }
 

@@ -53,6 +53,7 @@ impl<'a> BitTree<'a> {
     }
 
     /// Adds `i`. A few atomic steps at most; none above level 0 if the levels above know already.
+    #[inline]
     pub fn set(&self, i: usize) {
         let (mut base, mut level_len, mut at) = (0, self.len.div_ceil(64), i);
         loop {
@@ -75,7 +76,8 @@ impl<'a> BitTree<'a> {
         loop {
             let word = &self.words[base + at / 64];
             let bit = 1 << (at % 64);
-            let left = word.fetch_and(!bit, Ordering::AcqRel) & !bit;
+            // SeqCst: who clears an element looks again at what it stands for.
+            let left = word.fetch_and(!bit, Ordering::SeqCst) & !bit;
             if left != 0 || level_len == 1 {
                 return;
             }
@@ -100,12 +102,14 @@ impl<'a> BitTree<'a> {
 
     /// Whether `i` is in the set.
     #[must_use]
+    #[inline]
     pub fn contains(&self, i: usize) -> bool {
-        i < self.len && self.words[i / 64].load(Ordering::Acquire) >> (i % 64) & 1 == 1
+        i < self.len && self.words[i / 64].load(Ordering::SeqCst) >> (i % 64) & 1 == 1
     }
 
     /// The smallest element that is `from` or more. O(levels).
     #[must_use]
+    #[inline]
     pub fn next(&self, from: usize) -> Option<usize> {
         let mut from = from;
         // A stale bit above leads to an empty word below: go on after it. Each round moves on.
@@ -119,6 +123,7 @@ impl<'a> BitTree<'a> {
     }
 
     /// The next element, or where to look next (`None`: nowhere).
+    #[inline]
     fn step(&self, from: usize) -> Result<usize, Option<usize>> {
         let (mut base, mut level_len, mut at, mut level) = (0, self.len.div_ceil(64), from, 0);
         loop {

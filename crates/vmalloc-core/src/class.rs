@@ -62,21 +62,31 @@ const CHUNK_GRANULES: [u8; SLOT_CLASSES] = {
 impl Class {
     /// The class whose slots hold `span` pages (area and guard); a solo class if none does.
     #[must_use]
+    #[inline]
     pub fn for_span(span: Pages) -> Class {
-        match STRIDES.iter().position(|&stride| u64::from(stride) >= span.0) {
-            Some(i) => Class(i as u8),
-            None => Class::solo(granules_for(span)),
-        }
+        let pages = span.0.saturating_sub(1);
+        let i = match pages {
+            0 => 0,
+            1..=8 => pages - 1,
+            // Four a doubling: `doubling` is the log2 of the power of two below.
+            _ => {
+                let doubling = u64::from((pages - 1).ilog2());
+                8 + 4 * (doubling - 3) + (((pages - 1) >> (doubling - 2)) & 3)
+            }
+        };
+        if i < SLOT_CLASSES as u64 { Class(i as u8) } else { Class::solo(granules_for(span)) }
     }
 
     /// The class of solo areas of `granules` granules.
     #[must_use]
+    #[inline]
     pub fn solo(granules: usize) -> Class {
         Class((SLOT_CLASSES + granules.max(1).ilog2().min(31) as usize) as u8)
     }
 
     /// The class with this index, if there is one: indices come from shared words, too.
     #[must_use]
+    #[inline]
     pub fn from_index(index: usize) -> Option<Class> {
         (index < CLASSES).then_some(Class(index as u8))
     }
@@ -93,12 +103,20 @@ impl Class {
         self.0 as usize >= SLOT_CLASSES
     }
 
+    /// The last class in which an area of twice the pages of this class's may be: four on, or the
+    /// next doubling.
+    pub(crate) fn last_for_twice(self) -> Class {
+        let more = if self.is_solo() { 1 } else { 4 };
+        Class((self.index() + more).min(CLASSES - 1) as u8)
+    }
+
     /// The pages from one slot's start to the next's. For slot classes only.
     ///
     /// # Panics
     ///
     /// If the class is solo.
     #[must_use]
+    #[inline]
     pub fn stride(self) -> Pages {
         Pages(u64::from(STRIDES[self.index()]))
     }
@@ -109,6 +127,7 @@ impl Class {
     ///
     /// If the class is solo.
     #[must_use]
+    #[inline]
     pub fn chunk_granules(self) -> usize {
         usize::from(CHUNK_GRANULES[self.index()])
     }
@@ -119,6 +138,7 @@ impl Class {
     ///
     /// If the class is solo.
     #[must_use]
+    #[inline]
     pub fn slots(self) -> usize {
         let pages = self.chunk_granules() as u64 * GRANULE_PAGES;
         ((pages / self.stride().0) as usize).min(SLOTS_MAX)
@@ -127,6 +147,7 @@ impl Class {
     /// The bits of the slots whose first page is a multiple of `align` pages, in a chunk that
     /// starts at a multiple of it.
     #[must_use]
+    #[inline]
     pub fn aligned_slots(self, align: Pages) -> u64 {
         let all = if self.slots() == 64 { u64::MAX } else { (1 << self.slots()) - 1 };
         // `align` is a power of two, so slot i is aligned where i is a multiple of this:
@@ -155,6 +176,8 @@ mod tests {
         for pages in 1..=448_u64 {
             let class = Class::for_span(Pages(pages + 1));
             assert!(!class.is_solo(), "{pages} pages");
+            let first = STRIDES.iter().position(|&stride| u64::from(stride) > pages);
+            assert_eq!(Some(class.index()), first, "{pages} pages: the first class that fits");
             let stride = class.stride().0;
             assert!(stride > pages, "{pages} pages and a guard in {stride}");
             assert!(stride - 1 <= pages + pages / 4, "{pages} pages in {stride}");

@@ -89,8 +89,9 @@ impl<'a, M: Machine> Engine<'a, M> {
             return Err(EngineError::WindowStart { start: config.window_start });
         }
         let (me, start) = (config.owner, config.window_start);
-        let context = Context { tables, me, machine, start };
         let lazy_pages_max = config.lazy_pages_max;
+        let lazy_slack = lazy_slack(lazy_pages_max);
+        let context = Context { tables, me, machine, start, lazy_slack };
         let lazy_pages_low = Pages(lazy_pages_max.0 / 2);
         Ok(Engine { context, lazy_pages_max, lazy_pages_low, shrinkers: &[] })
     }
@@ -106,7 +107,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     pub fn vmalloc(&self, request: &Request) -> Result<Area, AllocError> {
         let plan = self.plan(request)?;
         if let Some(area) = lazy::revive(&self.context, &plan) {
-            return self.counted(Ok(area));
+            return Ok(area); // counted there
         }
         self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
@@ -323,17 +324,17 @@ impl<'a, M: Machine> Engine<'a, M> {
 
     /// Where waiting is forbidden the next purge takes it, and nobody revives it meanwhile.
     fn purge_unless_reusable(&self, record: Record<'_>) {
-        if record.shape().flags & flags::NO_REUSE != 0 {
+        if record.flags() & flags::NO_REUSE != 0 {
             let _ = purge_one(&self.context, record);
         }
     }
 
     fn limit(&self) -> Freed {
-        Freed { over_limit: self.context.lazy_pages() > self.lazy_pages_max }
+        Freed { over_limit: self.context.lazy_pages_about() > self.lazy_pages_max }
     }
 
     fn counted(&self, area: Result<Area, AllocError>) -> Result<Area, AllocError> {
-        self.context.count(if area.is_ok() { Stat::Allocs } else { Stat::Failures }, 1);
+        self.context.count(if area.is_ok() { Stat::Fresh } else { Stat::Failures }, 1);
         area
     }
 }
@@ -347,6 +348,12 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     pub fn prepare(&self) -> Result<(), MapError> {
         self.context.machine.prepare(self.context.window())
     }
+}
+
+/// How far a lane's count of parked pages may be from what the others see: little enough that
+/// all lanes of a busy member together are a few percent of the limit.
+fn lazy_slack(lazy_pages_max: Pages) -> Pages {
+    Pages(lazy_pages_max.0 / 256)
 }
 
 /// A request to show frames that exist.

@@ -145,10 +145,9 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
     let tables = context.tables;
     let geometry = tables.geometry();
     let sum = |which: Stat| -> u64 {
-        (1..=geometry.members)
-            .map(|m| tables.stat(m, which).load(Ordering::Relaxed))
-            // Words that any member may write.
-            .fold(0, u64::saturating_add)
+        let lanes = tables.stats(which).map(|lane| lane.load(Ordering::Relaxed));
+        // Words that any member may write.
+        lanes.fold(0, u64::saturating_add)
     };
     let granules = context.slots().granules;
     let free = (0..geometry.granules).filter(|&g| granules.is_free(g)).count() as u64;
@@ -159,7 +158,7 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
         largest_hole: Pages(largest << GRANULE_SHIFT),
         frames: context.machine.capacity(),
         frames_free: context.machine.free(),
-        allocs: sum(Stat::Allocs),
+        allocs: sum(Stat::Fresh).saturating_add(sum(Stat::Revives)),
         frees: sum(Stat::Frees),
         revives: sum(Stat::Revives),
         purged: sum(Stat::Purged),

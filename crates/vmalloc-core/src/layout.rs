@@ -14,7 +14,7 @@
 
 use crate::bits::BitTree;
 use crate::class::{CLASSES, Class, GRANULE_PAGES, GRANULE_SHIFT, SLOT_CLASSES, SLOTS_MAX};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::AtomicU64;
 use crate::units::Pages;
 use core::ops::Range;
 
@@ -34,7 +34,10 @@ pub(crate) const ZONE_WORDS: usize = 8 + FIRST_BINS + FIRST_BINS * SECOND_BINS;
 /// Zones: one for slots and small areas, one for those that want huge pages.
 pub(crate) const ZONES: usize = 2;
 const COUNTER_WORDS: usize = 8;
-const STAT_WORDS: usize = 8;
+/// Lanes a member has: its threads count each in one of its own, as long as there are enough.
+pub const LANES: usize = 8;
+/// Words of a lane: two cache lines.
+const LANE_WORDS: usize = 16;
 const PAGE_WORDS: usize = 512;
 const GRANULES_MAX: usize = 1 << 26;
 
@@ -174,7 +177,7 @@ impl Geometry {
         ZONES * ZONE_WORDS + COUNTER_WORDS
     }
     const fn tags_at(&self) -> usize {
-        self.stats_at() + self.members * STAT_WORDS
+        self.stats_at() + self.members * LANES * LANE_WORDS
     }
     const fn hints_at(&self) -> usize {
         self.tags_at() + 5 * self.granules
@@ -192,8 +195,36 @@ pub struct Tables<'a> {
     at: Offsets,
 }
 
-/// Where each table begins: worked out once.
-#[derive(Clone, Copy)]
+/// A geometry, with where each table begins: worked out once, for views that are made often.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    geometry: Geometry,
+    words: usize,
+    at: Offsets,
+}
+
+impl Layout {
+    /// Works it out.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError`].
+    pub fn new(geometry: Geometry) -> Result<Layout, GeometryError> {
+        geometry.check()?;
+        let at = Offsets {
+            stats: geometry.stats_at(),
+            tags: geometry.tags_at(),
+            hints: geometry.hints_at(),
+            tree: BitTree::words_needed(geometry.granules),
+            records: geometry.flat_words(),
+            presence: geometry.presence_at(),
+        };
+        Ok(Layout { geometry, words: geometry.words(), at })
+    }
+}
+
+/// Where each table begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Offsets {
     stats: usize,
     tags: usize,
@@ -211,19 +242,20 @@ impl<'a> Tables<'a> {
     ///
     /// [`GeometryError`].
     pub fn new(words: &'a [AtomicU64], geometry: Geometry) -> Result<Tables<'a>, GeometryError> {
-        geometry.check()?;
-        if words.len() < geometry.words() {
-            let (needed, given) = (geometry.words(), words.len());
-            return Err(GeometryError::Words { needed, given });
+        Tables::laid_out(words, &Layout::new(geometry)?)
+    }
+
+    /// The same, where the layout is known: costs a comparison.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError::Words`].
+    #[inline]
+    pub fn laid_out(words: &'a [AtomicU64], layout: &Layout) -> Result<Tables<'a>, GeometryError> {
+        let Layout { geometry, words: needed, at } = *layout;
+        if words.len() < needed {
+            return Err(GeometryError::Words { needed, given: words.len() });
         }
-        let at = Offsets {
-            stats: geometry.stats_at(),
-            tags: geometry.tags_at(),
-            hints: geometry.hints_at(),
-            tree: BitTree::words_needed(geometry.granules),
-            records: geometry.flat_words(),
-            presence: geometry.presence_at(),
-        };
         Ok(Tables { words, geometry, at })
     }
 
@@ -234,16 +266,19 @@ impl<'a> Tables<'a> {
     }
 
     /// Who owns granule `g`.
+    #[inline]
     pub(crate) fn tag(&self, g: usize) -> &'a AtomicU64 {
         &self.words[self.at.tags + g]
     }
 
     /// Hint: which slots of the chunk at `g` are taken.
+    #[inline]
     pub(crate) fn taken(&self, g: usize) -> &'a AtomicU64 {
         &self.words[self.at.tags + self.geometry.granules + g]
     }
 
     /// Hint: which slots of the chunk at `g` are parked on the lazy list.
+    #[inline]
     pub(crate) fn parked(&self, g: usize) -> &'a AtomicU64 {
         &self.words[self.at.tags + 2 * self.geometry.granules + g]
     }
@@ -264,16 +299,19 @@ impl<'a> Tables<'a> {
     }
 
     /// Hint: chunks of a slot class that may have a free slot.
+    #[inline]
     pub(crate) fn chunks_with_room(&self, class: Class) -> BitTree<'a> {
         self.hint(class.index())
     }
 
     /// Hint: chunks (and solo areas) of a class that may have a parked slot.
+    #[inline]
     pub(crate) fn chunks_with_parked(&self, class: Class) -> BitTree<'a> {
         self.hint(SLOT_CLASSES + class.index())
     }
 
     /// The eight words of record `id`.
+    #[inline]
     pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64] {
         &self.words[self.at.records + id * RECORD_WORDS..][..RECORD_WORDS]
     }
@@ -287,20 +325,26 @@ impl<'a> Tables<'a> {
     }
 
     /// A counter of the whole window.
+    #[inline]
     pub(crate) fn counter(&self, which: Counter) -> &'a AtomicU64 {
         &self.words[ZONES * ZONE_WORDS + which as usize]
     }
 
-    /// A member's count of events; `owner` is 1 to `members`.
-    pub(crate) fn stat(&self, owner: usize, which: Stat) -> &'a AtomicU64 {
-        &self.words[self.at.stats + (owner - 1) * STAT_WORDS + which as usize]
+    /// A member's count of events in one of its lanes; `owner` is 1 to `members`.
+    #[inline]
+    pub(crate) fn stat(&self, owner: usize, lane: usize, which: Stat) -> &'a AtomicU64 {
+        let lane = (owner - 1) * LANES + lane % LANES;
+        &self.words[self.at.stats + lane * LANE_WORDS + which as usize]
     }
 
-    /// Counts an event of `owner`'s.
-    pub(crate) fn count(&self, owner: usize, which: Stat, by: u64) {
-        self.stat(owner, which).fetch_add(by, Ordering::Relaxed);
+    /// The same counter of every lane of every member.
+    pub(crate) fn stats(&self, which: Stat) -> impl Iterator<Item = &'a AtomicU64> {
+        let tables = *self;
+        let members = 1..=self.geometry.members;
+        members.flat_map(move |m| (0..LANES).map(move |lane| tables.stat(m, lane, which)))
     }
 
+    #[inline]
     fn hint(&self, i: usize) -> BitTree<'a> {
         let len = self.geometry.granules;
         BitTree::new(&self.words[self.at.hints + i * self.at.tree..][..self.at.tree], len)
@@ -310,7 +354,7 @@ impl<'a> Tables<'a> {
 /// Counters of the whole window; hints, recomputed by recovery.
 #[derive(Clone, Copy)]
 pub(crate) enum Counter {
-    /// Pages of parked areas.
+    /// Pages of parked areas, but for what the lanes have not brought here yet ([`Stat::Lazy`]).
     LazyPages = 0,
     /// Numbers given to reservations, so that a slot's tenants can be told apart.
     Births = 1,
@@ -319,7 +363,8 @@ pub(crate) enum Counter {
 /// What a member's counters count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Stat {
-    Allocs = 0,
+    /// Allocations that were not revived.
+    Fresh = 0,
     Frees = 1,
     Revives = 2,
     Purged = 3,
@@ -327,4 +372,7 @@ pub(crate) enum Stat {
     Attaches = 5,
     Failures = 6,
     Recovered = 7,
+    /// Pages parked less pages taken back since they were last added to [`Counter::LazyPages`]:
+    /// an `i64`.
+    Lazy = 8,
 }

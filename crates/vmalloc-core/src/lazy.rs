@@ -72,21 +72,37 @@ pub(crate) fn disown(record: Record<'_>, owner: Owner) {
 pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
     let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
     if let Some(class) = class_at(context, head) {
-        context.tables.parked(head).fetch_or(1 << slot, Ordering::AcqRel);
-        context.tables.chunks_with_parked(class).set(head);
+        let (parked, chunks) =
+            (context.tables.parked(head), context.tables.chunks_with_parked(class));
+        // Hints stay while an area is in use and parked again: then there is nothing to write.
+        // SeqCst, and after the state: whoever takes the hint back looks at the state after that.
+        if parked.load(Ordering::SeqCst) >> slot & 1 == 0 {
+            parked.fetch_or(1 << slot, Ordering::SeqCst);
+        }
+        if !chunks.contains(head) {
+            chunks.set(head);
+        }
     }
 }
 
-/// Takes a parked area of exactly the planned shape back into use.
+/// Takes a parked area of the planned shape back into use; where the machine lends, one of up to
+/// twice the pages will do.
 pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
-    let class = class_of(plan);
+    let first = class_of(plan);
+    let fit = if M::BORROWS { Fit::Twice } else { Fit::Exact };
     let mut looks = 0;
     let mut found = None;
-    each_parked(context, class, |record, slot| {
-        looks += 1;
-        found = revive_one(context, plan, Fit::Exact, record, slot);
-        found.is_some() || looks == LOOKS_MAX
-    });
+    for class in first.index()..=first.last_for_twice().index() {
+        let class = Class::from_index(class)?;
+        each_parked(context, class, |record, slot| {
+            looks += 1;
+            found = revive_one(context, plan, fit, record, slot);
+            found.is_some() || looks >= LOOKS_MAX
+        });
+        if found.is_some() || fit == Fit::Exact || looks >= LOOKS_MAX {
+            break;
+        }
+    }
     found
 }
 
@@ -152,6 +168,8 @@ pub(crate) fn drop_hint<M: Machine>(context: &Context<'_, M>, record: Record<'_>
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fit {
     Exact,
+    /// Up to twice the pages.
+    Twice,
     Larger,
 }
 
@@ -167,6 +185,7 @@ fn revive_one<M: Machine>(
     let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,
+        Fit::Twice => shape.pages >= plan.pages && shape.pages.0 / 2 <= plan.pages.0,
         Fit::Larger => shape.pages >= plan.pages,
     };
     let same = fits
@@ -179,11 +198,17 @@ fn revive_one<M: Machine>(
         return None;
     }
     let generation = next_generation(state.generation);
+    if !plan.zeroed && state.owner == Some(context.me) {
+        // Nothing to do before it is seen: one step.
+        let live = State::new(Kind::Live, Some(context.me), generation);
+        return record
+            .step(state, live)
+            .then(|| retake(context, plan, record, slot, live, shape))?;
+    }
     let mine = State::new(Kind::Building, Some(context.me), generation);
     if !record.step(state, mine) {
         return None;
     }
-    drop_hint(context, record);
     context.sub_lazy(shape.pages);
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
@@ -199,6 +224,29 @@ fn revive_one<M: Machine>(
     }
     context.count(Stat::Revives, 1);
     Some(make_live(context, record, slot, mine, &shape))
+}
+
+/// After PARKED → LIVE of an area that was ours: whose it is now, and what this process sees of it.
+#[inline]
+fn retake<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    record: Record<'_>,
+    slot: PageRange,
+    live: State,
+    shape: Shape,
+) -> Option<Area> {
+    context.sub_lazy(shape.pages);
+    let (bytes, caller) = (plan.bytes, plan.caller);
+    let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
+    record.set_tenant(bytes, caller, shape.flags);
+    // In place, each member has guard pages of its own: this one's may be missing.
+    if M::IN_PLACE && context.machine.map(&context.view(record.id, slot, &shape)).is_err() {
+        park(context, record, live);
+        return None;
+    }
+    context.count(Stat::Revives, 1);
+    Some(Area::new(context, record.id, slot, live, &shape))
 }
 
 fn class_of(plan: &Plan) -> Class {

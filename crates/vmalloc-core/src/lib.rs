@@ -75,7 +75,7 @@ pub use error::{
 };
 pub use info::{Areas, Stats};
 pub use layout::{Geometry, GeometryError, Tables};
-pub use machine::{BackError, Backing, FlushError, Machine, NoMetadata, View};
+pub use machine::{BackError, Backing, FlushError, Lane, Machine, NoMetadata, View};
 pub use paged::Paged;
 pub use platform::{Frames, MapError, Mapper, NoFrames, Ram, Tlb};
 pub use policy::{FramePolicy, NodeChoice, NodeId, PolicyError};

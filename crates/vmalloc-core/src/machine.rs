@@ -41,6 +41,15 @@ pub struct View {
     pub birth: u64,
 }
 
+/// Where a thread (or CPU) counts what it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lane {
+    /// Which of the member's [`crate::layout::LANES`] lanes; a number too high wraps around.
+    pub index: usize,
+    /// Whether nobody else counts in it: then counting takes no atomic step.
+    pub is_mine: bool,
+}
+
 /// A machine, as the engine sees it. Pages are absolute: the window's start is in them.
 pub trait Machine {
     /// Whether an area is attached to where it lies, by every member at its own base address;
@@ -53,6 +62,10 @@ pub trait Machine {
     /// The largest alignment, in pages, that addresses can have in every member.
     const ALIGN_MAX: Pages;
 
+    /// Whether an allocation may get a parked area of up to twice the pages it needs; the guard
+    /// lies behind all of them then.
+    const BORROWS: bool = false;
+
     /// How many frames there are in all. No request can be larger.
     fn capacity(&self) -> Pages;
 
@@ -64,6 +77,12 @@ pub trait Machine {
 
     /// How many frames are free. May lag.
     fn free(&self) -> Pages;
+
+    /// The lane in which this thread (or CPU) counts, so that it writes no cache line that others
+    /// write. The default: all in one.
+    fn lane(&self) -> Lane {
+        Lane { index: 0, is_mine: false }
+    }
 
     /// Whether this context may wait: purge, yes; an interrupt handler, no.
     fn may_wait(&self) -> bool;

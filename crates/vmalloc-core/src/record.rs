@@ -101,12 +101,14 @@ impl State {
         State { kind, owner, generation }
     }
 
+    #[inline]
     pub(crate) fn encode(self) -> u64 {
         let owner = self.owner.map_or(0, |o| o.number() as u64);
         self.kind as u64 | owner << 8 | self.generation << 16
     }
 
     /// What `bits` say; `None` for a word that we never write.
+    #[inline]
     pub(crate) fn decode(bits: u64) -> Option<State> {
         let kind = match bits & 0xff {
             0 => Kind::Free,
@@ -171,26 +173,31 @@ const GROWER: usize = 7;
 
 impl<'a> Record<'a> {
     /// The record of slot `slot` of what begins at granule `head`.
+    #[inline]
     pub(crate) fn of(tables: Tables<'a>, head: usize, slot: usize) -> Record<'a> {
         Record::new(tables, head * crate::class::SLOTS_MAX + slot)
     }
 
+    #[inline]
     pub(crate) fn new(tables: Tables<'a>, id: usize) -> Record<'a> {
         Record { words: tables.record(id), id }
     }
 
     /// The state, or `None` for a word that we never write.
+    #[inline]
     pub(crate) fn state(&self) -> Option<State> {
         // SeqCst: attach and free agree on an order through this word (see `presence`).
         State::decode(self.words[STATE].load(Ordering::SeqCst))
     }
 
     /// Whether the state is FREE. A word that we never write is not.
+    #[inline]
     pub(crate) fn is_free(&self) -> bool {
         self.state().is_some_and(|s| s.kind == Kind::Free)
     }
 
     /// Moves the area from one state to the next. `false`: the state was another one.
+    #[inline]
     pub(crate) fn step(&self, from: State, to: State) -> bool {
         let (from, to) = (from.encode(), to.encode());
         // SeqCst, as above; on success we also see all that the last owner wrote.
@@ -198,6 +205,7 @@ impl<'a> Record<'a> {
     }
 
     /// FREE → BUILDING(me), one generation on.
+    #[inline]
     pub(crate) fn claim(&self, me: Owner) -> Option<State> {
         let free = self.state().filter(|s| s.kind == Kind::Free)?;
         let mine = State::new(Kind::Building, Some(me), next_generation(free.generation));
@@ -205,6 +213,7 @@ impl<'a> Record<'a> {
     }
 
     /// What the record says besides its state. Meaningful to the owner; others use `snapshot`.
+    #[inline]
     pub(crate) fn shape(&self) -> Shape {
         let word = |i: usize| self.words[i].load(Ordering::Relaxed);
         let pages = word(PAGES);
@@ -220,6 +229,7 @@ impl<'a> Record<'a> {
     }
 
     /// Writes what the owner, who is building, has decided.
+    #[inline]
     pub(crate) fn set_shape(&self, shape: &Shape) {
         // Pairs with the Acquire fence in `snapshot`: who sees any of this sees BUILDING, too.
         fence(Ordering::Release);
@@ -230,6 +240,23 @@ impl<'a> Record<'a> {
         set(BACKING, shape.backing);
         set(CALLER, shape.caller);
         set(BIRTH, shape.birth);
+    }
+
+    /// The flags word alone.
+    #[inline]
+    pub(crate) fn flags(&self) -> u64 {
+        self.words[FLAGS].load(Ordering::Relaxed)
+    }
+
+    /// Who asked for how many bytes and how, where nothing else about the area changes: written
+    /// by an owner whose area is LIVE already. Who looks meanwhile sees the last tenant's.
+    #[inline]
+    pub(crate) fn set_tenant(&self, bytes: u64, caller: u64, flags: u64) {
+        // Pairs with the Acquire fence in `snapshot`: who sees any of this sees LIVE, too.
+        fence(Ordering::Release);
+        self.words[BYTES].store(bytes, Ordering::Relaxed);
+        self.words[CALLER].store(caller, Ordering::Relaxed);
+        self.words[FLAGS].store(flags, Ordering::Relaxed);
     }
 
     /// Sets bits of the flags word; the owner's to do.
@@ -275,6 +302,7 @@ impl<'a> Record<'a> {
     }
 
     /// State and shape of one moment, or `None` if the area changed meanwhile.
+    #[inline]
     pub(crate) fn snapshot(&self) -> Option<(State, Shape)> {
         let before = self.state()?;
         let shape = self.shape();
@@ -308,6 +336,7 @@ impl RawRecord {
 }
 
 /// The generation after `generation`; 48 bits, never 0.
+#[inline]
 pub(crate) fn next_generation(generation: u64) -> u64 {
     ((generation + 1) & ((1 << 48) - 1)).max(1)
 }

@@ -188,10 +188,13 @@ fn mend_bits<M: Machine>(context: &Context<'_, M>, head: usize, slots: usize) {
 fn recount_lazy<M: Machine>(context: &Context<'_, M>) {
     let counter = context.tables.counter(Counter::LazyPages);
     for _ in 0..RECOUNTS {
-        let before = counter.load(Ordering::SeqCst);
+        let (before, in_lanes) = (counter.load(Ordering::SeqCst), context.lazy_in_lanes());
         let areas = crate::info::Areas::new(context);
         let parked = areas.filter(|area| area.kind == Kind::Parked).map(|area| area.pages.len.0);
-        let parked = parked.sum();
+        let parked = parked.sum::<u64>().wrapping_sub(in_lanes);
+        if context.lazy_in_lanes() != in_lanes {
+            continue;
+        }
         let counted = counter.compare_exchange(before, parked, Ordering::SeqCst, Ordering::Relaxed);
         if counted.is_ok() {
             return;

@@ -310,6 +310,7 @@ fn no_hole(largest_granules: usize) -> SlotError {
 }
 
 /// The pages of the slot that record `id` describes, as offsets in the window.
+#[inline]
 pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
     let head = id / SLOTS_MAX;
     if head >= tables.geometry().granules {

@@ -77,6 +77,7 @@ const fn word(kind: u64, owner: u64, class: u64, arg: u64) -> u64 {
 
 impl Tag {
     /// The word for this tag.
+    #[inline]
     pub(crate) fn encode(self) -> u64 {
         match self {
             Tag::Free => FREE,
@@ -92,6 +93,7 @@ impl Tag {
     }
 
     /// What `bits` say, or `None` for a word that we never write.
+    #[inline]
     pub(crate) fn decode(bits: u64) -> Option<Tag> {
         let owner = || Owner::new((bits >> 8 & 0xff) as usize);
         let class = bits >> 16 & 0xff;
@@ -113,6 +115,7 @@ impl Tag {
 
     /// What the head is, or was before somebody began to give it back and may yet take that back:
     /// whoever looks for an area that lives there must find it meanwhile.
+    #[inline]
     pub(crate) fn settled(self) -> Tag {
         match self {
             Tag::Drain { class: Some(class), .. } => Tag::Chunk(class),
@@ -122,6 +125,7 @@ impl Tag {
     }
 
     /// How many granules begin here, if this is the head of a chunk or solo run in use.
+    #[inline]
     pub(crate) fn granules(self) -> Option<usize> {
         match self {
             Tag::Chunk(class) => Some(class.chunk_granules()),

@@ -4,7 +4,6 @@
 //! that is half done looks like a fault. O(granules + areas).
 
 use crate::context::Context;
-use crate::layout::Counter;
 use crate::machine::Machine;
 use crate::publish::AreaId;
 use crate::record::{Kind, Record, Shape, State, flags};
@@ -134,7 +133,7 @@ pub(crate) fn verify<M: Machine>(context: &Context<'_, M>) -> Result<Verified, V
         }
         g += len;
     }
-    let counted = Pages(context.tables.counter(Counter::LazyPages).load(Ordering::SeqCst));
+    let counted = context.lazy_pages();
     if counted != parked {
         return Err(VerifyError::LazyPages { counted, found: parked });
     }

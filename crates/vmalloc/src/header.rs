@@ -13,7 +13,7 @@ use crate::names::{NAME_WORDS, NAMES};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::class::GRANULE_PAGES;
-use vmalloc_core::layout::{Geometry, MEMBERS_MAX, Tables};
+use vmalloc_core::layout::{Geometry, Layout, MEMBERS_MAX, Tables};
 use vmalloc_core::{Owner, PAGE_SIZE, PageRange, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"vmalloc\x01");
@@ -323,8 +323,8 @@ impl<'a> Header<'a> {
     }
 
     /// The engine's tables.
-    pub(crate) fn tables(&self, shape: &Shape) -> Tables<'a> {
-        Tables::new(&self.words[HEADER_WORDS..], shape.geometry)
+    pub(crate) fn tables(&self, layout: &Layout) -> Tables<'a> {
+        Tables::laid_out(&self.words[HEADER_WORDS..], layout)
             .expect("the shape was checked, and the mapping is as long as it says")
     }
 

@@ -37,6 +37,7 @@ mod error;
 mod guards;
 mod header;
 mod info;
+mod lanes;
 mod linear;
 mod look;
 mod member;

@@ -16,6 +16,7 @@
 
 use crate::guards::Guards;
 use crate::header::{HEADER_BYTES, Header, Shape};
+use crate::lanes;
 use crate::os::anon::AnonWords;
 use crate::os::bell::Bell;
 use crate::os::commit::{CommitError, Grain, commit};
@@ -29,9 +30,10 @@ use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmalloc_core::layout::Layout;
 use vmalloc_core::{
-    Area, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Machine, MapError,
-    NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
+    Area, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Lane, Machine,
+    MapError, NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
 };
 
 /// How often a recount is tried while others change what it counts.
@@ -43,6 +45,7 @@ pub(crate) struct Ground {
     // Constant after `new`.
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) shape: Shape,
+    layout: Layout,
     pub(crate) headroom: Headroom,
     pub(crate) guards: Guards,
     data: u64,
@@ -72,6 +75,7 @@ impl Ground {
         headroom: Headroom,
     ) -> Result<Ground, GroundError> {
         let data = shape.words_bytes();
+        let layout = Layout::new(shape.geometry)?;
         let mapping = Mapping::new(file, data)?;
         let guards = Guards::new(shape.geometry.granules)?;
         let pages = (data / PAGE_BYTES) as usize;
@@ -86,6 +90,7 @@ impl Ground {
         Ok(Ground {
             mapping,
             shape,
+            layout,
             headroom,
             guards,
             data,
@@ -111,7 +116,7 @@ impl Ground {
     /// An engine that works for `owner`. Cheap: views, no state of its own.
     pub(crate) fn engine(&self, owner: Owner, lazy_pages_max: Pages) -> Engine<'_, Linear<'_>> {
         let config = Config { window_start: Vpn(0), owner, lazy_pages_max };
-        Engine::new(self.header().tables(&self.shape), Linear(self), config)
+        Engine::new(self.header().tables(&self.layout), Linear(self), config)
             .expect("the window begins at page 0, and slots of the header have a member's number")
     }
 
@@ -174,6 +179,7 @@ impl Ground {
 
 impl Machine for Linear<'_> {
     const IN_PLACE: bool = true;
+    const BORROWS: bool = false;
     const FRESH_IS_ZERO: bool = true;
     // The mapping's base is a multiple of a huge page in every member, and of no more.
     const ALIGN_MAX: Pages = Pages(vmalloc_core::HUGE_PAGES);
@@ -189,6 +195,11 @@ impl Machine for Linear<'_> {
 
     fn may_wait(&self) -> bool {
         true
+    }
+
+    #[inline]
+    fn lane(&self) -> Lane {
+        lanes::mine()
     }
 
     fn wait_for_others(&self) {

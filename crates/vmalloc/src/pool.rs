@@ -138,10 +138,12 @@ impl Pool {
         self.alive().map_err(|()| AllocError::Forked)?;
         let claimed = self.member.claim(Pages::for_bytes(request.len_bytes()));
         let claimed = claimed.map_err(AllocError::Quota)?;
-        let start = Instant::now();
+        let mut since = None; // the first time that there was no room
         let area = loop {
             match self.member.engine().vmalloc(request) {
-                Err(e) if request.may_wait() && self.room_may_come(&e, start) => {}
+                Err(e)
+                    if request.may_wait()
+                        && self.room_may_come(&e, *since.get_or_insert_with(Instant::now)) => {}
                 done => break done.map_err(AllocError::Engine)?,
             }
         };

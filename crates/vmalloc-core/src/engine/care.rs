@@ -9,6 +9,7 @@
 //! `__GFP_NOFAIL` in `__vmalloc_node_range`.
 
 use super::Engine;
+use crate::context::Context;
 use crate::error::{AllocError, PurgeError};
 use crate::machine::Machine;
 use crate::publish::Area;
@@ -30,7 +31,8 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// [`Config::lazy_pages_max`](super::Config::lazy_pages_max) and `low` half of it.
     #[must_use]
     pub fn with_marks(self, low: Pages, high: Pages) -> Self {
-        Engine { lazy_pages_max: high, lazy_pages_low: low.min(high), ..self }
+        let context = Context { lazy_slack: super::lazy_slack(high), ..self.context };
+        Engine { context, lazy_pages_max: high, lazy_pages_low: low.min(high), ..self }
     }
 
     /// Purges up to 64 parked areas with one shootdown. A purge of everything is a loop until
