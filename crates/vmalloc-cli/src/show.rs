@@ -46,12 +46,11 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The `vmallocinfo` line of an area; with a `width`, without what says nothing (the caller that
-/// nobody named, zeros in front of an offset), and then cut.
+/// The `vmallocinfo` line of an area; with a `width`, without what says nothing (zeros
+/// in front of an offset), and then cut.
 pub fn area_line(area: &Area, width: Option<usize>) -> String {
     let line = area.to_string();
     let Some(width) = width else { return line };
-    let line = if area.caller == 0 { line.replacen(" caller=0x0", "", 1) } else { line };
     let is_offset = area.addr().0 < 1 << 47;
     cut(&if is_offset { line.replacen("0x0000", "0x", 2) } else { line }, width)
 }

@@ -186,6 +186,17 @@ impl<'a> Backings<'a> {
         self.index_of(name).is_some_and(|index| users(index) == 1)
     }
 
+    /// The frames that go home with the last user, if one is left: its own, and those of the chain.
+    pub(crate) fn would_free(&self, name: u64) -> Pages {
+        let Some(index) = self.index_of(name).filter(|_| self.is_exclusive(name)) else {
+            return Pages(0);
+        };
+        let word = |i: usize| self.word(index, i).load(Ordering::Relaxed);
+        let own = if word(STATE) & 3 == OWNED { word(PAGES) } else { 0 };
+        let chained = word(EXTENTS).saturating_sub(INLINE_MAX as u64).div_ceil(PER_FRAME as u64);
+        Pages(own + chained)
+    }
+
     /// Counts one user less; after the last one the frames go home. A name that lives no more is
     /// passed over.
     pub(crate) fn release<F: Frames, R: Ram>(&self, name: u64, frames: &F, ram: &R) {

@@ -4,6 +4,8 @@
 //! nothing, so allocation goes on meanwhile. An area that changes under the look is looked at
 //! again, and left out if it will not hold still.
 
+mod chunk;
+
 use crate::class::GRANULE_SHIFT;
 use crate::context::Context;
 use crate::layout::Stat;
@@ -66,17 +68,21 @@ impl<M: Machine> Iterator for Areas<'_, '_, M> {
     }
 }
 
-/// One line of `vmallocinfo`, in Linux's format: the size counts the guard page, a parked area
-/// is an "unpurged vm_area".
+/// One line of `vmallocinfo`, in Linux's format and order: the range and size with the guard page,
+/// who asked, if anybody said, `pages=`, what it is. What Linux has no word for stands behind. A
+/// parked area is an "unpurged vm_area".
 impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = Pages(self.pages.len.0 + self.guard.0);
         let start = self.addr().0;
-        write!(f, "{start:#018x}-{:#018x} {:>8}", start + size.bytes(), size.bytes())?;
+        write!(f, "{start:#018x}-{:#018x} {:>7}", start + size.bytes(), size.bytes())?;
         if matches!(self.kind, Kind::Parked | Kind::Purging) {
-            return write!(f, " unpurged vm_area pages={}", self.pages.len.0);
+            return write!(f, " unpurged vm_area");
         }
-        write!(f, " caller={:#x} pages={}", self.caller, self.pages.len.0)?;
+        if self.caller != 0 {
+            write!(f, " {:#x}", self.caller)?;
+        }
+        write!(f, " pages={}", self.pages.len.0)?;
         let is_vmap = self.flags & (flags::VMAP | flags::BORROWED) != 0;
         write!(f, " {}", if is_vmap { "vmap" } else { "vmalloc" })?;
         for (bit, name) in
@@ -116,8 +122,13 @@ pub struct Stats {
     pub parked: Pages,
     /// Granules that nobody owns, as pages.
     pub holes: Pages,
-    /// The largest hole. Linux: `VmallocChunk`, which says 0 whatever is true.
+    /// The largest hole, as it is: without what a purge would make.
     pub largest_hole: Pages,
+    /// The most pages that one request can have, in huge pages if need be: a hole or a free slot
+    /// that is long enough, after a purge if need be, and frames for them. Where frames lie in
+    /// more than two pieces, one in 510 of them lists the pieces. Linux: `VmallocChunk`, which
+    /// says 0 whatever is true.
+    pub largest_request: Pages,
     /// Frames in all.
     pub frames: Pages,
     /// Frames free.
@@ -140,6 +151,73 @@ pub struct Stats {
     pub recovered: u64,
 }
 
+impl Stats {
+    /// The three lines about vmalloc in `/proc/meminfo`, in Linux's format.
+    #[must_use]
+    pub const fn meminfo(&self) -> Meminfo {
+        Meminfo(*self)
+    }
+}
+
+/// See [`Stats::meminfo`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Meminfo(Stats);
+
+impl fmt::Display for Meminfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kb = |pages: Pages| pages.bytes() / 1024;
+        writeln!(f, "VmallocTotal:   {:>8} kB", kb(self.0.window))?;
+        writeln!(f, "VmallocUsed:    {:>8} kB", kb(self.0.used))?;
+        writeln!(f, "VmallocChunk:   {:>8} kB", kb(self.0.largest_request))
+    }
+}
+
+/// The whole of `vmallocinfo`: a line an area, with the pages on each node where there are nodes.
+/// See [`crate::Engine::vmallocinfo`].
+pub struct VmallocInfo<'e, 'a, M>(pub(crate) &'e Context<'a, M>);
+
+impl<M: Machine> fmt::Display for VmallocInfo<'_, '_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for area in Areas::new(self.0) {
+            write!(f, "{area}")?;
+            if area.kind.is_in_use() {
+                self.nodes(&area, f)?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl<M: Machine> VmallocInfo<'_, '_, M> {
+    /// ` N0=3 N1=9`.
+    fn nodes(&self, area: &Area, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut pages = [0_u32; 256];
+        for page in area.pages.start.0..area.pages.end().0 {
+            match self.0.machine.node_of(crate::Vpn(page)) {
+                Some(node) => pages[usize::from(node.0)] += 1,
+                None if page == area.pages.start.0 => return Ok(()), // a machine without nodes
+                None => {}
+            }
+        }
+        let mut some = pages.iter().enumerate().filter(|&(_, &pages)| pages > 0);
+        some.try_for_each(|(node, pages)| write!(f, " N{node}={pages}"))
+    }
+}
+
+/// What [`crate::Engine::dump_obj`] says of an address, in Linux's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dump(pub(crate) Area);
+
+impl fmt::Display for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Area { pages, caller, .. } = self.0;
+        let start = self.0.addr();
+        write!(f, "{}-page vmalloc region starting at {start}", pages.len.0)?;
+        write!(f, " allocated at {caller:#x}")
+    }
+}
+
 /// Adds it all up. O(granules + areas).
 pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
     let tables = context.tables;
@@ -156,6 +234,7 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
         window: geometry.pages(),
         holes: Pages(free << GRANULE_SHIFT),
         largest_hole: Pages(largest << GRANULE_SHIFT),
+        largest_request: chunk::largest_request(context),
         frames: context.machine.capacity(),
         frames_free: context.machine.free(),
         allocs: sum(Stat::Fresh).saturating_add(sum(Stat::Revives)),

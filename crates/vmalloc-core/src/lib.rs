@@ -73,7 +73,7 @@ pub use error::{
     AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
     VreallocError,
 };
-pub use info::{Areas, Stats};
+pub use info::{Areas, Dump, Meminfo, Stats, VmallocInfo};
 pub use layout::{Geometry, GeometryError, Tables};
 pub use machine::{BackError, Backing, FlushError, Lane, Machine, NoMetadata, View};
 pub use paged::Paged;

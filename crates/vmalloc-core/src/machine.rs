@@ -140,6 +140,12 @@ pub trait Machine {
     /// Whether the backing has one user only.
     fn is_exclusive(&self, backing: Backing) -> bool;
 
+    /// How many frames come home when a backing of `pages` pages, which nobody uses any more, is
+    /// given up: those that list its frames, too.
+    fn would_free(&self, backing: Backing, pages: Pages) -> Pages {
+        if self.is_exclusive(backing) { pages } else { Pages(0) }
+    }
+
     /// Shows `view.backing` at `view.pages`, all or nothing, and makes the guard fault. A machine
     /// in place is asked again by each member that attaches or revives: idempotent there.
     ///

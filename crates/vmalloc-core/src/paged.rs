@@ -165,6 +165,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         self.backings.is_exclusive(backing.0)
     }
 
+    fn would_free(&self, backing: Backing, _pages: Pages) -> Pages {
+        self.backings.would_free(backing.0)
+    }
+
     fn map(&self, view: &View) -> Result<(), MapError> {
         self.map_more(view, view.pages)
     }

@@ -91,6 +91,13 @@ const USUAL: Setup = Setup::DEFAULT;
 const THREE_MEMBERS: Setup = Setup { members: 3, ..Setup::DEFAULT };
 const NEVER_OVER_LIMIT: Setup = Setup { lazy_pages_max: Pages(1 << 20), ..Setup::DEFAULT };
 const HUGE_POOL: Setup = Setup { frames: Pages(4096), ..Setup::DEFAULT };
+/// More frames than addresses.
+const SHORT_WINDOW: Setup = Setup {
+    frames: Pages(2048),
+    window: Pages(1024),
+    lazy_pages_max: Pages(1 << 20),
+    ..Setup::DEFAULT
+};
 /// Room for twelve blocks of 4 MiB at multiples of 4 MiB, and for little besides.
 const TWELVE_BLOCKS: Setup = Setup {
     frames: Pages(12 * 1024 + 64),
@@ -136,5 +143,7 @@ rules! {
     NEVER_OVER_LIMIT: purge_step_takes_at_most_64_areas_for_one_shootdown;
     USUAL: free_says_when_the_lazy_limit_is_passed;
     USUAL: vmallocinfo_is_in_address_order_with_the_fields_of_linux;
+    USUAL: vmalloc_chunk_is_the_largest_request_that_is_served;
+    SHORT_WINDOW: vmalloc_chunk_is_the_largest_request_in_a_short_window;
     USUAL: stats_add_up;
 }

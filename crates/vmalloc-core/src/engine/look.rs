@@ -4,14 +4,14 @@
 //! `vmalloc_to_pfn`, `vread_iter`, `/proc/vmallocinfo`, `/proc/meminfo`.
 
 use super::Engine;
-use crate::info::{self, Areas, Stats};
+use crate::info::{self, Areas, Dump, Stats, VmallocInfo};
 use crate::machine::{Machine, View};
 use crate::publish::{Area, AreaId};
 use crate::record::Shape;
 use crate::registry;
 use crate::share::record_of;
 use crate::slots::slot_pages;
-use crate::units::{Pfn, VirtAddr};
+use crate::units::{Pages, Pfn, VirtAddr};
 use crate::verify::{Verified, VerifyError, verify};
 use crate::vread::vread;
 
@@ -68,6 +68,28 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// `/proc/vmallocinfo`; `Display` of an area is a line of it.
     pub fn areas(&self) -> Areas<'_, 'a, M> {
         Areas::new(&self.context)
+    }
+
+    /// `/proc/vmallocinfo` as Linux prints it, to be written somewhere: a line for each of
+    /// [`Engine::areas`], with `N0=` and so on where the machine has nodes. Sorted by address;
+    /// nothing is held while it is written. O(pages) where there are nodes.
+    #[must_use]
+    pub fn vmallocinfo(&self) -> VmallocInfo<'_, 'a, M> {
+        VmallocInfo(&self.context)
+    }
+
+    /// The pages of the area around an address, guard left out. Linux: `vmalloc_nr_pages`.
+    #[must_use]
+    pub fn vmalloc_nr_pages(&self, addr: VirtAddr) -> Option<Pages> {
+        self.find(addr).map(|area| area.pages.len)
+    }
+
+    /// Says in one line what lies around an address, for a kernel's last words: takes no lock,
+    /// waits for nobody, allocates nothing; `None` if nothing does, or if it changes just now.
+    /// Linux: `vmalloc_dump_obj`, which gives up when a lock is taken.
+    #[must_use]
+    pub fn dump_obj(&self, addr: VirtAddr) -> Option<Dump> {
+        self.find(addr).filter(|area| area.kind.is_in_use()).map(Dump)
     }
 
     /// Totals. Linux: `VmallocTotal`, `VmallocUsed`, `VmallocChunk`.
