@@ -26,6 +26,8 @@ enum Work {
     Bare(&'static str),
     /// Runs a part of the tests.
     Tests(Part),
+    /// Boots the test kernels.
+    Kernels,
     /// Runs a check.
     Check(Check),
 }
@@ -45,6 +47,7 @@ impl Work {
                 format!("{}cargo {}", env.unwrap_or_default(), args.join(" "))
             }
             Work::Bare(target) => format!("cargo {}", bare_args(target).join(" ")),
+            Work::Kernels => "cargo xtask kernel".to_owned(),
             Work::Tests(part) => format!("cargo {}", part.args().join(" ")),
             Work::Check(check) => format!("cargo xtask check {}", check.name()),
         }
@@ -66,6 +69,7 @@ impl Work {
                 command.args(bare_args(target)).current_dir(root);
                 run::run(&mut command, Duration::from_secs(5 * 60))?;
             }
+            Work::Kernels => crate::kernel::run_all(root, tally)?,
             Work::Tests(part) => suite::run_part(*part, root, tally)?,
             Work::Check(check) => {
                 let report = checks::run(*check, root)?;
@@ -106,18 +110,19 @@ fn steps() -> Vec<Step> {
     ];
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
     steps.extend(BARE_TARGETS.map(|target| step(target, Work::Bare(target))));
+    steps.push(step("kernels", Work::Kernels));
     // Built apart, so that the time limit of the demo is the demo's alone.
     steps.push(cargo("demo-build", &["build", "--release"], 10));
     steps.push(cargo("demo", &["run", "--release"], 3));
     steps
 }
 
-fn bare_args(target: &'static str) -> [&'static str; 5] {
-    ["build", "--package", "vmalloc-core", "--target", target]
+fn bare_args(target: &'static str) -> [&'static str; 7] {
+    ["build", "--package", "vmalloc-core", "--package", "vmalloc-bare", "--target", target]
 }
 
 /// Whether the standard library of `target` is installed for the compiler that cargo will use.
-fn is_installed(target: &str) -> bool {
+pub fn is_installed(target: &str) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = std::process::Command::new(rustc);
     command.args(["--print", "target-libdir", "--target", target]);

@@ -4,6 +4,7 @@
 
 use crate::bench;
 use crate::checks::Check;
+use crate::kernel;
 use clap::{Parser, Subcommand};
 
 /// Tests, checks and CI of vmalloc.
@@ -22,6 +23,8 @@ pub enum Task {
     Test,
     /// Run what CI runs, stop at the first failure and say how to repeat that step alone.
     Ci,
+    /// Boot the test kernels in QEMU, or count their instructions.
+    Kernel(kernel::Options),
     /// Measure vmalloc beside its peers, and write docs/benchmarks.md.
     Bench(bench::Options),
     /// Run one check of the sources and documents, or all of them.

@@ -18,6 +18,7 @@ mod bench;
 mod checks;
 mod ci;
 mod cli;
+mod kernel;
 mod markdown;
 mod repo;
 mod run;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let is_ok = match cli::Cli::parse().task {
         cli::Task::Test => suite::run_all(&root),
         cli::Task::Ci => ci::run(&root),
+        cli::Task::Kernel(options) => kernel::run(&root, &options),
         cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {

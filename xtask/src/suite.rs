@@ -198,6 +198,12 @@ pub fn run_all(root: &Path) -> bool {
             is_ok = false;
         }
     }
+    println!("cargo xtask kernel");
+    if let Err(why) = crate::kernel::run_all(root, &mut tally) {
+        println!("{why}");
+        is_ok = false;
+        tally.fail_once();
+    }
     tally.print();
     is_ok
 }

@@ -29,6 +29,11 @@ impl<F: Format, M: TableMem, S: Shootdown> Hardware<F, M, S> {
         &self.tables
     }
 
+    /// The page tables, for [`PageTables::drop_space`].
+    pub fn into_tables(self) -> PageTables<F, M> {
+        self.tables
+    }
+
     /// The shootdown.
     pub const fn shootdown(&self) -> &S {
         &self.shootdown

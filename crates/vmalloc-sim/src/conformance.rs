@@ -60,6 +60,7 @@ pub fn check(host: &dyn Host, name: &str) {
 /// If a rule is broken.
 pub fn check_all(host: &dyn Host) {
     for rule in RULES {
+        #[cfg(feature = "std")]
         println!("{}: {}", host.name(), rule.name);
         check(host, rule.name);
     }

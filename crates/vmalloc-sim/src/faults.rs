@@ -10,8 +10,8 @@
 //!
 //! Invariant: a one-shot fires in exactly one call, whatever the number of threads.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{Frames, NoFrames};
 use vmalloc_core::{Extent, FramePolicy, NodeId, Order, Pages, Pfn, PolicyError};
 

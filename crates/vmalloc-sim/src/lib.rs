@@ -22,6 +22,8 @@
 //! What it does not do: speculation, paging-structure caches, accessed and dirty bits, user
 //! mode, timing. A run that passes here says nothing about those.
 //!
+//! Without the feature `std` the suite alone is left, for kernels that have a heap.
+//!
 //! # Examples
 //!
 //! ```
@@ -51,48 +53,72 @@
 //! # Ok::<(), vmalloc_core::platform::MapError>(())
 //! ```
 
+#![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 // In import order.
+#[cfg(feature = "std")]
 mod ram;
 
+#[cfg(feature = "std")]
 pub mod mmu;
 
 mod faults;
+#[cfg(feature = "std")]
 mod tables;
+#[cfg(feature = "std")]
 mod tlb;
 
+#[cfg(feature = "std")]
 mod machine;
 
+#[cfg(feature = "std")]
 mod cpu;
+#[cfg(feature = "std")]
 mod space;
 
 // A kernel on it.
+#[cfg(feature = "std")]
 mod kernel;
 
 // The suite: for this machine and any other.
 mod random;
 mod subject;
 
+#[cfg(feature = "std")]
 pub mod ops;
 
+#[cfg(feature = "std")]
 pub mod model;
 
 pub mod conformance;
 
+#[cfg(feature = "std")]
 mod subject_sim;
 
 pub use conformance::{RULES, Rule};
+#[cfg(feature = "std")]
 pub use cpu::Cpu;
 pub use faults::{FaultPlan, FaultyFrames, Step};
+#[cfg(feature = "std")]
 pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
+#[cfg(feature = "std")]
 pub use machine::{Config, Counters, Hardware, InterruptsOff, RunsOn, StaleHit};
+#[cfg(feature = "std")]
 pub use mmu::{Access, Fault, Translation};
+#[cfg(feature = "std")]
 pub use model::{Divergence, Tally, replay, run};
+#[cfg(feature = "std")]
 pub use ops::Op;
+#[cfg(feature = "std")]
 pub use ram::SimRam;
 pub use random::Random;
+#[cfg(feature = "std")]
 pub use space::AddressSpace;
 pub use subject::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
+#[cfg(feature = "std")]
 pub use subject_sim::{SimHost, SimSubject};
+#[cfg(feature = "std")]
 pub use tlb::{SpaceId, TlbSize};

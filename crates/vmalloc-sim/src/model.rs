@@ -19,6 +19,7 @@ mod check;
 
 use crate::ops::Op;
 use crate::random::Random;
+pub use crate::random::pattern;
 use crate::subject::{Abilities, Handle, Setup, Subject, TokenKey, Want};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,12 +104,6 @@ pub fn replay(host: &dyn crate::Host, setup: Setup, ops: &[Op]) {
             panic!("{} diverges from the model: {divergence}", host.name());
         }
     });
-}
-
-/// The byte that pattern `seed` has at byte `at` of an area. Differs from page to page.
-#[must_use]
-pub fn pattern(seed: u8, at: u64) -> u8 {
-    seed.wrapping_add((at % 251) as u8)
 }
 
 /// Whether an operation happened.

@@ -40,3 +40,9 @@ impl Random {
         }
     }
 }
+
+/// The byte that pattern `seed` has at byte `at` of an area. Differs from page to page.
+#[must_use]
+pub fn pattern(seed: u8, at: u64) -> u8 {
+    seed.wrapping_add((at % 251) as u8)
+}

@@ -15,7 +15,9 @@
 //! A [`Host`] makes fresh subjects: each rule and each random run gets its own.
 
 use crate::Step;
-use std::fmt;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, PAGE_SIZE, Pages, Pfn, Publish, PurgeError,
     Purged, Request, ResizeError, ShareError, Stats, VirtAddr, Vpn,
@@ -219,7 +221,7 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl core::error::Error for Refused {}
 
 /// A machine under test. Object-safe, so that a rule is a plain function.
 ///

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 
 /// The files and directories (with `/` at the end) that may hold unsafe code, and what for.
 const PLACES: &[(&str, &str)] = &[
+    ("kernel/src/arch.rs", "code and memory that the test kernel's cases reach by address"),
+    ("kernel/src/arch/", "the test kernel's instructions, registers and traps"),
+    ("kernel/src/heap.rs", "the test kernel's heap"),
     ("crates/vmalloc-bare/src/arch/", "the instructions that flush a TLB"),
     ("crates/vmalloc-bare/src/direct.rs", "frames as words, through the direct map"),
     ("crates/vmalloc-bare/src/tlb/lock.rs", "the promise of a lock"),

@@ -6,6 +6,7 @@ use super::steps::{
 };
 use crate::random::Random;
 use crate::subject::{Subject, Want};
+use alloc::vec::Vec;
 use vmalloc_core::{AllocError, FreeError, Pages, VirtAddr};
 
 /// Goal: size 0 has an error of its own.

@@ -6,6 +6,8 @@ use super::steps::{
 };
 use crate::random::Random;
 use crate::subject::{Handle, Subject, Want};
+use alloc::string::ToString;
+use alloc::vec::Vec;
 use vmalloc_core::{AllocError, BackError, Pages, Publish, VirtAddr, flags};
 
 /// Goal: what one wrote stays, whatever others do.
@@ -41,7 +43,7 @@ pub fn vzalloc_is_zero_also_where_others_left_their_bytes(s: &mut dyn Subject) {
     expect_zero(s, revived);
     free(s, revived);
     // The whole pool dirty, then purged.
-    let all: Vec<Handle> = std::iter::from_fn(|| s.alloc(0, &Want::pages(16)).ok()).collect();
+    let all: Vec<Handle> = core::iter::from_fn(|| s.alloc(0, &Want::pages(16)).ok()).collect();
     for &handle in &all {
         fill(s, handle, 2);
     }
@@ -207,7 +209,7 @@ pub fn exactly_fitting_aligned_holes_are_all_served(s: &mut dyn Subject) {
         return;
     }
     let want = Want::bytes(BLOCK).align(BLOCK).no_guard();
-    let mut held: Vec<Handle> = std::iter::from_fn(|| s.alloc(0, &want).ok()).collect();
+    let mut held: Vec<Handle> = core::iter::from_fn(|| s.alloc(0, &want).ok()).collect();
     assert!(held.len() >= 12, "{} blocks", held.len());
     held.sort_by_key(|handle| handle.addr);
     let every_other: Vec<Handle> = held.into_iter().step_by(2).collect();

@@ -4,6 +4,9 @@ use super::PAGE;
 use super::steps::{alloc, expect_apart, free, hex, in_use, purge, records};
 use crate::random::Random;
 use crate::subject::{Handle, Subject, Want};
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
 use vmalloc_core::{Pages, Stats};
 
 /// Goal: a purge of everything leaves nothing held.
@@ -11,7 +14,7 @@ pub fn purge_returns_every_frame(s: &mut dyn Subject) {
     let at_start = s.stats(0).frames_free;
     let mut random = Random::new(3);
     for _ in 0..5 {
-        let held: Vec<Handle> = std::iter::from_fn(|| {
+        let held: Vec<Handle> = core::iter::from_fn(|| {
             let (member, pages) = (random.index(2), 1 + random.below(40));
             s.alloc(member, &Want::pages(pages)).ok()
         })

@@ -6,6 +6,7 @@ use super::steps::{
     in_use, purge, share, singles,
 };
 use crate::subject::{Subject, TokenKey, Want};
+use alloc::vec::Vec;
 use vmalloc_core::{FreeError, Pages, Publish, ShareError};
 
 /// Goal: a backing lives while anybody shows it, and no longer. Method: owner and two guests

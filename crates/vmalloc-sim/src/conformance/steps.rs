@@ -1,7 +1,9 @@
 //! The steps that the rules are made of.
 
-use crate::model::pattern;
+use crate::random::pattern;
 use crate::subject::{Handle, Subject, TokenKey, Want};
+use alloc::vec;
+use alloc::vec::Vec;
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, Kind, Pages, Pfn, Publish, VirtAddr, Vpn,
 };
