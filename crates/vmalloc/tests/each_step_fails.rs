@@ -10,7 +10,7 @@
 
 use crate::support::{MIB, Scratch, assert_empty};
 use vmalloc::testing::Plan;
-use vmalloc::{Frozen, Pool, Request, Shared, Token};
+use vmalloc::{Frozen, Pool, Request, Sealed, Shared, Token};
 
 /// A call is interrupted, refused, or finds no memory, no room, no descriptor.
 const ERRNOS: [i32; 5] = [libc::ENOMEM, libc::EINTR, libc::EPERM, libc::ENOSPC, libc::EINVAL];
@@ -206,6 +206,45 @@ fn each_call_of_a_resize_fails_and_changes_nothing() {
             );
         }
     }
+}
+
+/// Goal: a gift that cannot be taken stays a gift; what cannot be shown a second time is not
+/// attached twice.
+#[test]
+fn each_call_of_take_stitch_and_snapshot_fails_and_leaves_nothing() {
+    each_call_fails(
+        "take",
+        |pool| {
+            let other = Pool::open(pool.share_path()).unwrap();
+            other.vmalloc(90_000).unwrap().give().unwrap()
+        },
+        |pool, token| match pool.take(&token) {
+            Ok(mut buf) => {
+                buf.fill(1);
+                true
+            }
+            Err(_) => {
+                drop(pool.take(&token).unwrap());
+                false
+            }
+        },
+    );
+    let frozen = |pool: &Pool| {
+        let [first, second] = [8192, 69_632].map(|bytes| pool.vmalloc(bytes).unwrap());
+        (first.freeze().unwrap(), second.freeze().unwrap())
+    };
+    each_call_fails("stitch, ring and snapshot", frozen, |pool, (first, second)| {
+        let shown = [pool.stitch(&[&first, &second, &first]).is_ok(), first.ring().is_ok()];
+        let snapshot = second.snapshot().map(|mut snapshot| snapshot.fill(1));
+        first.free().unwrap();
+        second.free().unwrap();
+        shown == [true, true] && snapshot.is_ok()
+    });
+    each_call_fails(
+        "a sealed copy",
+        |pool| pool.vmalloc(70_000).unwrap(),
+        |_, buf| Sealed::copy_of(&buf).is_ok_and(|sealed| *sealed == *buf),
+    );
 }
 
 /// An area that another member has published; it goes with the token's free.

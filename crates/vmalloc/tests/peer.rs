@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{crash, giving, members, recovery, resize, signals, trust};
+use crate::{crash, giving, members, recovery, resize, signals, stitching, trust};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -221,6 +221,7 @@ pub fn play() {
         "grower" => resize::grower(&argument),
         "giver" => giving::giver(&argument),
         "namer" => signals::namer(&argument),
+        "spender" => stitching::spender(),
         "stranger" => trust::stranger(&argument),
         "hostile" => members::hostile(&argument),
         "stepped" => crash::verbs::stepped(&argument),

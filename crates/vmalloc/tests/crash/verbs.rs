@@ -83,6 +83,34 @@ pub const VERBS: &[Verb] = &[
         a.pool().free(&token).unwrap();
     }),
     member("free a published area, by token", |a| a.pool().free(&a.offered).unwrap()),
+    member("resize, shorter", |a| a.own.as_mut().unwrap().resize(PAGE as usize).unwrap()),
+    member("resize, longer", |a| {
+        let mut buf = a.pool().alloc(&pages(520)).unwrap();
+        buf.resize(900 * PAGE as usize).unwrap();
+        a.kept.push(Kept::Buf(buf));
+    }),
+    member("grow a shared area", |a| {
+        let mut shared = a.pool().alloc(&pages(520)).unwrap().share().unwrap();
+        shared.grow(600 * PAGE as usize).unwrap();
+        shared.grow(900 * PAGE as usize).unwrap();
+        a.kept.push(Kept::Shared(shared));
+    }),
+    member("give to whoever comes", |a| {
+        let _token = a.own.take().unwrap().give().unwrap();
+    }),
+    member("give to a member", |a| {
+        let _token = a.own.take().unwrap().give_to(1).unwrap();
+    }),
+    member("give and take", |a| {
+        let number = a.pool().member_number();
+        let token = a.own.take().unwrap().give_to(number).unwrap();
+        let taken = a.pool().take(&token).unwrap();
+        a.kept.push(Kept::Buf(taken));
+    }),
+    member("name and unname", |a| {
+        a.pool().name(&a.offered, "offered").unwrap();
+        a.pool().unname("offered").unwrap();
+    }),
     member("purge", |a| assert!(a.pool().purge().unwrap().areas > 0)),
     member("leave", |a| {
         (a.own, a.fleeting, a.given, a.taken, a.dying) = (None, None, None, None, None);
