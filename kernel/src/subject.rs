@@ -21,7 +21,7 @@ use vmalloc_core::{
 use vmalloc_sim::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 
 /// Backings that a rule may use.
-const BACKINGS: usize = 4096;
+const BACKINGS: usize = 20_000;
 
 /// Makes the subjects.
 pub struct KernelHost;
