@@ -4,8 +4,10 @@ use super::PAGE;
 use super::steps::{alloc, expect_apart, free, hex, in_use, purge, records};
 use crate::random::Random;
 use crate::subject::{Handle, Subject, Want};
+use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::ToString;
+use alloc::vec;
 use alloc::vec::Vec;
 use vmalloc_core::{Pages, Stats};
 
