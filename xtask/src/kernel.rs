@@ -144,6 +144,7 @@ fn boots(root: &Path, arch: &Arch, count: u32, tally: &mut Tally) -> Result<(), 
                 println!("{line}");
             }
         })?;
+        tally.closing(&closing);
         println!("{}, boot {boot} of {count}: {closing}", arch.target);
     }
     Ok(())

@@ -93,6 +93,12 @@ impl Tally {
         self.failed = self.failed.max(1);
     }
 
+    /// Counts what a kernel's closing line says: `N passed, 0 failed`.
+    pub fn closing(&mut self, line: &str) {
+        let passed = line.split_once(" passed, ").and_then(|(n, _)| n.parse().ok());
+        self.passed += passed.unwrap_or(0);
+    }
+
     /// Takes a line that cargo printed.
     fn line(&mut self, line: &str) {
         if let Some(counts) = line.strip_prefix("test result: ") {
@@ -223,6 +229,15 @@ skipped: real frames: run as root
 test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s
 test result: ok. 30 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.1s
 ";
+
+    /// Goal: what a kernel has passed is in the closing line.
+    #[test]
+    fn closing_line_of_a_kernel_is_counted() {
+        let mut tally = Tally::default();
+        tally.closing("59 passed, 0 failed");
+        tally.closing("rubbish");
+        assert_eq!(tally.passed, 59);
+    }
 
     fn tally(text: &str) -> Tally {
         let mut tally = Tally::default();
