@@ -52,6 +52,13 @@ impl<'a> BitTree<'a> {
         BitTree { words, len }
     }
 
+    /// The same over words that were counted when the tables were laid out: nothing to check.
+    #[inline]
+    pub(crate) fn laid_out(words: &'a [AtomicU64], len: usize) -> BitTree<'a> {
+        debug_assert!(words.len() >= Self::words_needed(len) && len <= 1 << (6 * LEVELS));
+        BitTree { words, len }
+    }
+
     /// Adds `i`. A few atomic steps at most; none above level 0 if the levels above know already.
     #[inline]
     pub fn set(&self, i: usize) {

@@ -347,7 +347,7 @@ impl<'a> Tables<'a> {
     #[inline]
     fn hint(&self, i: usize) -> BitTree<'a> {
         let len = self.geometry.granules;
-        BitTree::new(&self.words[self.at.hints + i * self.at.tree..][..self.at.tree], len)
+        BitTree::laid_out(&self.words[self.at.hints + i * self.at.tree..][..self.at.tree], len)
     }
 }
 

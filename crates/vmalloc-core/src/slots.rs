@@ -225,7 +225,7 @@ impl<'a> Slots<'a> {
         self.tables().chunks_with_room(class).set(head);
         // Others may have emptied it already, or a stale record stands in the way: look again.
         slot.or_else(|| self.take_from_chunks(class, want.align))
-            .ok_or(SlotError::NoHole { largest: self.largest(want.zone) })
+            .ok_or_else(|| SlotError::NoHole { largest: self.largest(want.zone) })
     }
 
     fn take_solo(&self, want: Wanted, machine: &impl Machine) -> Result<Slot, SlotError> {
