@@ -136,6 +136,13 @@ impl<'a> Backings<'a> {
         self.name(draft.index)
     }
 
+    /// Frames that were adopted are owned from here on: they go home with the backing.
+    pub(crate) fn take_over(&self, name: u64) {
+        let Some(index) = self.index_of(name) else { return };
+        let owned = |state: u64| (state & 3 == ADOPTED).then_some(state & !3 | OWNED);
+        let _ = self.word(index, STATE).fetch_update(Ordering::AcqRel, Ordering::Acquire, owned);
+    }
+
     /// Gives a draft back, with what frames it owns.
     pub(crate) fn discard<F: Frames, R: Ram>(&self, draft: Draft, frames: &F, ram: &R) {
         self.dissolve(draft.index, draft.kind, frames, ram);

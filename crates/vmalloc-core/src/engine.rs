@@ -17,6 +17,8 @@ mod care;
 mod give;
 mod grow;
 mod look;
+mod map;
+mod protect;
 mod realloc;
 
 use crate::back::{adopt, back, borrow};
@@ -177,6 +179,13 @@ impl<'a, M: Machine> Engine<'a, M> {
         match state.kind {
             Kind::Live if state.owner != Some(self.context.me) => {
                 Err(FreeError::NotMine { owner: state.owner })
+            }
+            // Its protection is put back at once, and that waits.
+            Kind::Live
+                if record.shape().flags & flags::RESET_PERMS != 0
+                    && !self.context.machine.may_wait() =>
+            {
+                Err(FreeError::MayNotWait)
             }
             Kind::Live if lazy::park(&self.context, record, state) => {
                 self.context.count(Stat::Frees, 1);
@@ -355,6 +364,8 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
 fn lazy_slack(lazy_pages_max: Pages) -> Pages {
     Pages(lazy_pages_max.0 / 256)
 }
+
+pub use protect::ProtectError;
 
 /// A request to show frames that exist.
 fn mapping(bytes: u64, prot: Prot, flags: u64) -> Request {

@@ -91,6 +91,8 @@ pub enum FreeError {
     },
     /// `vfree` of what `vmap` made, or `vunmap` of what `vmalloc` made.
     WrongVerb,
+    /// The area was marked by [`crate::Engine::reset_perms`], and this context may not wait.
+    MayNotWait,
     /// The handle names an area that lives no more.
     Stale {
         /// The generation that the handle was for.
@@ -281,6 +283,9 @@ impl fmt::Display for FreeError {
             FreeError::Twice { addr } => write!(f, "the area at {addr} was freed before"),
             FreeError::NotMine { owner: Some(owner) } => write!(f, "the area is {owner}'s alone"),
             FreeError::NotMine { owner: None } => write!(f, "the area is not this member's"),
+            FreeError::MayNotWait => {
+                write!(f, "the area's protection must be put back, and this context may not wait")
+            }
             FreeError::WrongVerb => {
                 write!(f, "vfree takes what vmalloc made, vunmap what vmap or attach made")
             }

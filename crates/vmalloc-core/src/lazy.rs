@@ -181,7 +181,7 @@ fn revive_one<M: Machine>(
     slot: PageRange,
 ) -> Option<Area> {
     let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
-    let never = flags::VMAP | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
+    let never = flags::VMAP | flags::RESERVED | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
     let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,

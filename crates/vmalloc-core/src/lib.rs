@@ -68,7 +68,7 @@ mod vread;
 pub mod engine;
 pub mod kmalloc;
 
-pub use engine::{Config, Engine, Freed};
+pub use engine::{Config, Engine, Freed, ProtectError};
 pub use error::{
     AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
     VreallocError,

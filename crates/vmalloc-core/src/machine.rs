@@ -209,6 +209,12 @@ pub trait Machine {
     /// [`FlushError`]: the ranges may still be reachable, and stay parked.
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError>;
 
+    /// Makes the frames of a backing writable again wherever they were protected beside its area.
+    /// Waits. Called once the area's pages have been flushed, before [`Machine::unback`].
+    fn reset_perms(&self, backing: Backing) {
+        let _ = backing;
+    }
+
     /// Gives up one use of a backing; with the last one its frames go home. The engine calls it
     /// for a backing that was never mapped, or under a [`crate::flush::Flushed`] that covers it.
     fn unback(&self, pages: PageRange, backing: Backing);
@@ -280,6 +286,18 @@ pub enum BackError {
     },
     /// No memory for the engine's own records of the frames.
     NoMetadata,
+    /// Frames that are RAM, or some of them, where a device's are wanted.
+    IsRam {
+        /// The frames.
+        run: Extent,
+        /// How many of them are RAM.
+        ram: Pages,
+    },
+    /// Frames that are no RAM, or some of them, where RAM is wanted.
+    NotRam {
+        /// The frames.
+        run: Extent,
+    },
     /// The backing lives no more.
     Gone,
     /// This machine has no frames to choose.
@@ -318,6 +336,8 @@ impl fmt::Display for BackError {
             BackError::Refused { errno } => {
                 write!(f, "the operating system refused (error {errno})")
             }
+            BackError::IsRam { run, ram } => write!(f, "{ram} of {run} are RAM"),
+            BackError::NotRam { run } => write!(f, "{run} is not RAM, or not all of it"),
             BackError::NoMetadata => write!(f, "no memory for the records of the frames"),
             BackError::Gone => write!(f, "the backing lives no more"),
             BackError::Unsupported => write!(f, "this machine has no frames to choose"),

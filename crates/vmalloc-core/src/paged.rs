@@ -92,6 +92,11 @@ impl<'a, F: Frames, H: Hardware> Paged<'a, F, H> {
         Ok(())
     }
 
+    /// Frames that a backing was made of without owning them are its own from here on.
+    pub(crate) fn take_over(&self, backing: Backing) {
+        self.backings.take_over(backing.0);
+    }
+
     /// Visits the extents behind a backing, in the order of its pages.
     pub fn each_extent(&self, backing: Backing, mut visit: impl FnMut(Extent)) {
         let _ = self.backings.each_extent(backing.0, &self.hardware, |run| {
@@ -243,6 +248,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
         Ok(())
     }
 
+    fn reset_perms(&self, backing: Backing) {
+        self.protect_direct(backing, Prot::READ_WRITE);
+    }
+
     fn unback(&self, _pages: PageRange, backing: Backing) {
         self.backings.release(backing.0, &self.frames, &self.hardware);
     }
@@ -257,6 +266,9 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
         let Some((pfn, _)) = self.hardware.translate(page) else { return false };
+        if self.hardware.ram_in(Extent { start: pfn, len: Pages(1) }) == Pages(0) {
+            return false; // a device's: to look may be to change
+        }
         let words = self.hardware.words(pfn);
         for (i, byte) in (offset..).zip(out) {
             // Relaxed: a copy of memory that others may be writing.

@@ -161,6 +161,9 @@ fn one_by_one<M: Machine>(
 /// Frames home, pages to the holes: only with proof that no CPU can reach them.
 fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed) {
     assert!(flushed.covers(area.pages), "{} was not flushed", area.pages);
+    if context.record(area.id).shape().flags & crate::record::flags::RESET_PERMS != 0 {
+        context.machine.reset_perms(area.backing);
+    }
     context.machine.unback(area.pages, area.backing);
     let free = State::new(Kind::Free, None, area.state.generation);
     if context.record(area.id).step(area.state, free) {

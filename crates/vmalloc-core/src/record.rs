@@ -92,6 +92,14 @@ pub mod flags {
     /// `VM_FLUSH_RESET_PERMS`.
     pub const RESET_PERMS: u64 = 1 << 27;
 
+    /// Made by `vmap_put_pages`: frames that somebody took, and that are the area's now. Linux:
+    /// `VM_MAP_PUT_PAGES`.
+    pub const PUT_PAGES: u64 = 1 << 28;
+    /// Shows what is no RAM. Linux: `VM_IOREMAP`.
+    pub const IOREMAP: u64 = 1 << 29;
+    /// Reserved, and filled in parts or not at all: a page of it may show nothing.
+    pub const RESERVED: u64 = 1 << 30;
+
     /// The bits that say the protection.
     pub const PROT: u64 = READ_ONLY | EXECUTE | CACHE;
 }

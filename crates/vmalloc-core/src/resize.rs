@@ -83,7 +83,9 @@ fn resize_building<M: Machine>(
 ) -> Result<Shape, ResizeError> {
     let pages = Pages::for_bytes(bytes);
     let shape = record.shape();
-    if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+    // One whose protection is to be put back has frames that must not go home before that.
+    let fixed = flags::VMAP | flags::BORROWED | flags::RESERVED | flags::RESET_PERMS;
+    if shape.flags & fixed != 0 {
         return Err(ResizeError::NotMine);
     }
     if pages != shape.pages && !context.machine.is_exclusive(Backing(shape.backing)) {
