@@ -136,6 +136,22 @@ impl<'a> Backings<'a> {
         self.name(draft.index)
     }
 
+    /// Counts one more user, offered or not: of an area that lives. `false`: the backing does not.
+    pub(crate) fn pin<F: Frames, R: Ram>(&self, name: u64, frames: &F, ram: &R) -> bool {
+        let Some(index) = self.index_of(name) else { return false };
+        let more = |users: u64| (users & USERS_MAX > 0).then(|| users + 1);
+        let users = self.word(index, USERS);
+        if users.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
+            return false;
+        }
+        if self.index_of(name).is_none() {
+            // As in `borrow`: it is another one that we counted.
+            self.release(self.name(index), frames, ram);
+            return false;
+        }
+        true
+    }
+
     /// Frames that were adopted are owned from here on: they go home with the backing.
     pub(crate) fn take_over(&self, name: u64) {
         let Some(index) = self.index_of(name) else { return };

@@ -20,6 +20,8 @@ mod look;
 mod map;
 mod protect;
 mod realloc;
+mod remap;
+mod reserve;
 
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;
@@ -366,6 +368,8 @@ fn lazy_slack(lazy_pages_max: Pages) -> Pages {
 }
 
 pub use protect::ProtectError;
+pub use remap::{Remap, RemapError, Vma, vma_flags};
+pub use reserve::{Fill, FillError};
 
 /// A request to show frames that exist.
 fn mapping(bytes: u64, prot: Prot, flags: u64) -> Request {

@@ -85,7 +85,9 @@ impl fmt::Display for Area {
         write!(f, " pages={}", self.pages.len.0)?;
         let is_vmap = self.flags & (flags::VMAP | flags::BORROWED | flags::PUT_PAGES) != 0;
         let is_io = self.flags & flags::IOREMAP != 0;
-        let kinds = [(is_io, "ioremap"), (is_vmap, "vmap"), (true, "vmalloc")];
+        let is_sparse = self.flags & (flags::SPARSE | flags::COMMIT) != 0;
+        let kinds =
+            [(is_io, "ioremap"), (is_sparse, "sparse"), (is_vmap, "vmap"), (true, "vmalloc")];
         write!(f, " {}", kinds.iter().find(|(is, _)| *is).map_or("", |(_, kind)| kind))?;
         for (bit, name) in
             [(flags::USERMAP, "user"), (flags::HUGE, "huge"), (flags::READ_ONLY, "read-only")]

@@ -68,7 +68,9 @@ mod vread;
 pub mod engine;
 pub mod kmalloc;
 
-pub use engine::{Config, Engine, Freed, ProtectError};
+pub use engine::{
+    Config, Engine, Fill, FillError, Freed, ProtectError, Remap, RemapError, Vma, vma_flags,
+};
 pub use error::{
     AllocError, AttachError, EngineError, FreeError, PurgeError, ResizeError, ShareError,
     VreallocError,

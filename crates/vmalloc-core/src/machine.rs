@@ -215,6 +215,11 @@ pub trait Machine {
         let _ = backing;
     }
 
+    /// Sends home what was committed at `pages` of a reservation: unmaps, flushes, gives. Waits.
+    fn decommit(&self, pages: PageRange) {
+        let _ = pages;
+    }
+
     /// Gives up one use of a backing; with the last one its frames go home. The engine calls it
     /// for a backing that was never mapped, or under a [`crate::flush::Flushed`] that covers it.
     fn unback(&self, pages: PageRange, backing: Backing);

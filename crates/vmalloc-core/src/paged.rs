@@ -92,6 +92,40 @@ impl<'a, F: Frames, H: Hardware> Paged<'a, F, H> {
         Ok(())
     }
 
+    /// Counts one more user of a backing, if it lives. [`Machine::unback`] gives it up.
+    pub(crate) fn pin(&self, backing: Backing) -> bool {
+        self.backings.pin(backing.0, &self.frames, &self.hardware)
+    }
+
+    /// Shows a backing, from its page `skip` on, at `pages` of `mapper`'s tables: no page beyond
+    /// those, whatever the backing has. On failure what it mapped is unmapped, and not flushed.
+    pub(crate) fn show_part(
+        &self,
+        mapper: &impl Mapper,
+        backing: Backing,
+        skip: u64,
+        pages: PageRange,
+        prot: Prot,
+    ) -> Result<(), MapError> {
+        let (mut skip, mut at) = (skip, pages.start);
+        self.backings
+            .each_extent(backing.0, &self.hardware, |run| {
+                let skipped = skip.min(run.len.0);
+                skip -= skipped;
+                let len = (run.len.0 - skipped).min(pages.end().0 - at.0);
+                if len > 0 {
+                    let run = Extent { start: Pfn(run.start.0 + skipped), len: Pages(len) };
+                    mapper.map_run(at, run, prot)?;
+                    at = Vpn(at.0 + len);
+                }
+                Ok(())
+            })
+            .inspect_err(|_| {
+                let len = Pages(at.0 - pages.start.0);
+                mapper.unmap_run(PageRange { start: pages.start, len });
+            })
+    }
+
     /// Frames that a backing was made of without owning them are its own from here on.
     pub(crate) fn take_over(&self, backing: Backing) {
         self.backings.take_over(backing.0);
@@ -192,26 +226,8 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
     }
 
     fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
-        // Pages of the backing before those to be shown.
-        let mut skip = more.start.0 - view.pages.start.0;
-        let mut at = more.start;
-        self.backings
-            .each_extent(view.backing.0, &self.hardware, |run| {
-                let skipped = skip.min(run.len.0);
-                skip -= skipped;
-                // Never beyond the area's pages, whatever the backing has.
-                let len = (run.len.0 - skipped).min(more.end().0 - at.0);
-                if len > 0 {
-                    let run = Extent { start: Pfn(run.start.0 + skipped), len: Pages(len) };
-                    self.hardware.map_run(at, run, view.prot)?;
-                    at = Vpn(at.0 + len);
-                }
-                Ok(())
-            })
-            .inspect_err(|_| {
-                let len = Pages(at.0 - more.start.0);
-                self.hardware.unmap_run(PageRange { start: more.start, len });
-            })
+        let skip = more.start.0 - view.pages.start.0;
+        self.show_part(&self.hardware, view.backing, skip, more, view.prot)
     }
 
     fn zero_more(&self, _view: &View, more: PageRange) {
@@ -250,6 +266,10 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
 
     fn reset_perms(&self, backing: Backing) {
         self.protect_direct(backing, Prot::READ_WRITE);
+    }
+
+    fn decommit(&self, pages: PageRange) {
+        self.decommit_run(pages);
     }
 
     fn unback(&self, _pages: PageRange, backing: Backing) {

@@ -117,6 +117,11 @@ fn finish<M: Machine>(
     if areas().next().is_none() {
         return Ok(Purged::default());
     }
+    let committed = |area: &&Withdrawn| {
+        context.record(area.id).shape().flags & crate::record::flags::COMMIT != 0
+    };
+    // Their frames stand in the page tables only: home before those are emptied.
+    areas().filter(committed).for_each(|area| context.machine.decommit(area.pages));
     let pending = areas().fold(PendingFlush::empty(), |pending, area| {
         pending.join(&unmap(&context.machine, area.pages))
     });

@@ -99,6 +99,10 @@ pub mod flags {
     pub const IOREMAP: u64 = 1 << 29;
     /// Reserved, and filled in parts or not at all: a page of it may show nothing.
     pub const RESERVED: u64 = 1 << 30;
+    /// Filled in parts with its owner's frames. Linux: `VM_SPARSE`.
+    pub const SPARSE: u64 = 1 << 31;
+    /// Filled in parts with the engine's frames, which go home with the area.
+    pub const COMMIT: u64 = 1 << 32;
 
     /// The bits that say the protection.
     pub const PROT: u64 = READ_ONLY | EXECUTE | CACHE;

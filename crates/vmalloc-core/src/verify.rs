@@ -188,6 +188,7 @@ fn verify_pages<M: Machine>(
     let view = context.view(id, slot, shape);
     // An area whose map or flush failed shows nothing; a machine in place has no tables to ask.
     let hollow = state.kind == Kind::Parked && shape.flags & flags::NO_REUSE != 0;
+    let hollow = hollow || shape.flags & flags::RESERVED != 0;
     if !M::IN_PLACE && !hollow {
         for page in (view.pages.start.0..view.pages.end().0).map(Vpn) {
             context.machine.translate(page).ok_or(VerifyError::Unmapped { page })?;

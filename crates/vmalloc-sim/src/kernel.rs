@@ -249,7 +249,9 @@ impl<'a> SimKernel<'a> {
         }
         self.frames.verify().map_err(Unsound::Frames)?;
         let records = self.backings.metadata_frames(self.space(0));
-        let owned = Pages(self.backings.owned_frames().0 + records.0 + borrowed.0);
+        let committed = (0..self.spaces()).map(|index| self.committed(index)).sum::<u64>();
+        let owned = self.backings.owned_frames().0 + records.0 + borrowed.0 + committed;
+        let owned = Pages(owned);
         if owned != self.frames_in_use() {
             return Err(Unsound::FrameCount { in_use: self.frames_in_use(), owned });
         }
@@ -275,7 +277,10 @@ impl<'a> SimKernel<'a> {
         let mut from = self.window(index).start;
         let end = self.window(index).end();
         // An area that could not be flushed is parked unmapped; only it may show nothing.
-        let is_hollow = |kind, bits| kind == Kind::Parked && bits & flags::NO_REUSE != 0;
+        // A reservation may show nothing at any page.
+        let is_hollow = |kind, bits| {
+            kind == Kind::Parked && bits & flags::NO_REUSE != 0 || bits & flags::RESERVED != 0
+        };
         for area in self.engine(index).areas() {
             self.verify_unmapped(index, from, area.pages.start)?;
             from = area.pages.end();
@@ -287,6 +292,13 @@ impl<'a> SimKernel<'a> {
             }
         }
         self.verify_unmapped(index, from, end)
+    }
+
+    /// Frames that were committed to reservations: the tables alone know of them.
+    fn committed(&self, index: usize) -> u64 {
+        let is_mapped = |page: &u64| self.space(index).translate(Vpn(*page)).is_some();
+        let areas = self.engine(index).areas().filter(|area| area.flags & flags::COMMIT != 0);
+        areas.map(|a| (a.pages.start.0..a.pages.end().0).filter(is_mapped).count() as u64).sum()
     }
 
     fn verify_unmapped(&self, index: usize, from: Vpn, end: Vpn) -> Result<(), Unsound> {
