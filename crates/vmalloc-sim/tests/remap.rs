@@ -62,7 +62,7 @@ fn a_user_sees_an_area_until_it_detaches_whoever_goes_first() {
         assert_ne!(engine.vmalloc(&Request::bytes(6 * 4096)).unwrap().addr(), area.addr());
         engine.purge().unwrap();
         assert_eq!(cpu.load(addr(13)), Ok(7));
-        first.detach().ok().unwrap();
+        assert!(first.detach().is_ok());
         let va = addr(13);
         assert_eq!(cpu.load(va), Err(Fault::NotPresent { va }));
         assert_eq!(cpu.load(addr(30)), Ok(7), "the other one stays");
@@ -245,7 +245,7 @@ fn remap_and_detach_wait_or_are_refused() {
         let off = kernel.hardware().interrupts_off();
         let again = kernel.engine(0).remap_vmalloc_range(&vma, area.addr(), 0).map(drop);
         assert_eq!(again, Err(RemapError::MayNotWait));
-        let remap = remap.detach().err().expect("refused");
+        let Err(remap) = remap.detach() else { panic!("waited") };
         assert_eq!(cpu.load(addr(0)), Ok(0), "as it was");
         drop(off);
         assert!(remap.detach().is_ok());
