@@ -38,6 +38,8 @@ pub(crate) struct Guards {
     supported: bool,
     // A word a record: the key of what was placed.
     placed: AnonWords,
+    // A word a record: from where to where, from its first page on, this process took markers out.
+    clean: AnonWords,
     // A bit a granule: a marker was put there once.
     marked: AnonWords,
     // A word a granule: for which chunk or solo run, of which class.
@@ -51,6 +53,7 @@ impl Guards {
         Ok(Guards {
             supported: advice::guards_supported(),
             placed: AnonWords::new(granules * SLOTS_MAX)?,
+            clean: AnonWords::new(granules * SLOTS_MAX)?,
             marked: AnonWords::new(granules.div_ceil(64))?,
             tenants: AnonWords::new(granules)?,
             epochs: AnonWords::new(granules.div_ceil(EPOCHS_A_WORD as usize))?,
@@ -85,7 +88,7 @@ impl Guards {
         mapping
             .while_held(span(data, all), || self.place_held(mapping, data, view))
             .map_err(|_| Errno::BUSY)??;
-        self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
+        self.remember(view);
         Ok(())
     }
 
@@ -111,23 +114,53 @@ impl Guards {
         more: PageRange,
     ) -> Result<(), Errno> {
         let end = view.pages.end().0.checked_add(view.guard.0);
-        if end.is_none_or(|end| end > view.slot.end().0) || more.end() != view.pages.end() {
+        let is_tail = more.start >= view.pages.start && more.end() == view.pages.end();
+        if end.is_none_or(|end| end > view.slot.end().0) || !is_tail {
             return Err(Errno::INVAL);
         }
         let tail = PageRange { start: more.start, len: Pages(more.len.0 + view.guard.0) };
         if !self.supported || tail.len.0 == 0 {
             return Ok(());
         }
+        // Where it was said to end may be a lie, and a marker stand before that.
+        let before =
+            PageRange { start: view.pages.start, len: Pages(more.start.0 - view.pages.start.0) };
+        let is_clean =
+            self.clean[view.id.0 as usize].load(Ordering::Acquire) == self.extent(before);
+        let to_clear = if is_clean { more } else { view.pages };
         mapping
             .while_held(span(data, tail), || {
-                if more.len.0 > 0 {
-                    self.clear(mapping, data, more)?;
+                if to_clear.len.0 > 0 {
+                    self.clear(mapping, data, to_clear)?;
                 }
                 self.install(mapping, data, view)
             })
             .map_err(|_| Errno::BUSY)??;
-        self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
+        self.remember(view);
         Ok(())
+    }
+
+    /// Takes markers out of `pages`, the first pages of record `id`, unless this process knows that
+    /// there are none: for a view that becomes longer by what the records say.
+    ///
+    /// # Errors
+    ///
+    /// What `madvise` said.
+    pub(crate) fn ensure_clean(
+        &self,
+        id: usize,
+        mapping: &Mapping,
+        data: u64,
+        pages: PageRange,
+    ) -> Result<(), Errno> {
+        let is_clean = self.clean[id].load(Ordering::Acquire) == self.extent(pages);
+        if is_clean { Ok(()) } else { self.clear(mapping, data, pages) }
+    }
+
+    /// No marker stands in the view's pages, and its guard is there.
+    fn remember(&self, view: &View) {
+        self.clean[view.id.0 as usize].store(self.extent(view.pages), Ordering::Release);
+        self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
     }
 
     fn place_held(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
@@ -167,16 +200,15 @@ impl Guards {
 
     /// Says in one word for what a placement is right: never 0.
     fn key(&self, view: &View) -> u64 {
-        let place = [view.birth, view.pages.start.0, view.pages.len.0, view.guard.0];
-        let (first, last) = granules(view.pages).into_inner();
+        mix(mix(self.extent(view.pages), view.birth), view.guard.0).max(1)
+    }
+
+    /// Says in one word which pages these are, and in which epochs: never 0.
+    fn extent(&self, pages: PageRange) -> u64 {
+        let (first, last) = granules(pages).into_inner();
         let epochs = first / EPOCHS_A_WORD..=last / EPOCHS_A_WORD;
         let epochs = epochs.map(|word| self.epochs[word as usize].load(Ordering::Acquire));
-        // FNV-1a by words, with the high half folded in.
-        let mix = |sum: u64, word: u64| {
-            let product = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            product ^ product >> 32
-        };
-        epochs.fold(place.into_iter().fold(1, mix), mix).max(1)
+        epochs.fold(mix(mix(1, pages.start.0), pages.len.0), mix).max(1)
     }
 
     fn is_marked(&self, granule: u64) -> bool {
@@ -191,6 +223,12 @@ impl Guards {
             self.epochs[(granule / EPOCHS_A_WORD) as usize].fetch_add(one, Ordering::AcqRel);
         }
     }
+}
+
+/// FNV-1a by words, with the high half folded in.
+fn mix(sum: u64, word: u64) -> u64 {
+    let product = (sum ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 32
 }
 
 /// The granules that a run of pages touches.

@@ -23,7 +23,7 @@ use crate::os::commit::{CommitError, Grain, commit};
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
-use crate::os::view::PurgeError;
+use crate::os::view::{PurgeError, ViewError};
 use crate::os::{PAGE_BYTES, Span};
 use crate::quota::Used;
 use rustix::io::Errno;
@@ -32,8 +32,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc_core::layout::Layout;
 use vmalloc_core::{
-    Area, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Lane, Machine,
-    MapError, NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
+    Area, AreaId, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Lane,
+    Machine, MapError, NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
 };
 
 /// How often a recount is tried while others change what it counts.
@@ -145,6 +145,23 @@ impl Ground {
         }
         let (start, len) = (Vpn(view.pages.start.0 + had), Pages(view.pages.len.0 - had));
         self.guards.place_more(&self.mapping, self.data, view, PageRange { start, len })
+    }
+
+    /// As it must be before this process gets a view of `view`: its guard there, and none in it. Where
+    /// it has a view already, that one's pages are as they should be.
+    pub(crate) fn guards_ready(&self, view: &View) -> Result<(), Errno> {
+        if self.mapping.counted_pages(self.span(view.pages).start) == 0 {
+            return self.guards.place(&self.mapping, self.data, view);
+        }
+        self.guards_follow(view)
+    }
+
+    /// Takes out whatever guards stand in the first bytes of area `id`, which are this process's.
+    pub(crate) fn unguard(&self, id: AreaId, span: Span) -> Result<(), ViewError> {
+        let start = Vpn((span.start - self.data) / PAGE_BYTES);
+        let pages = PageRange { start, len: Pages::for_bytes(span.len) };
+        let clean = self.guards.ensure_clean(id.0 as usize, &self.mapping, self.data, pages);
+        clean.map_err(|_| ViewError::Taken { span })
     }
 
     /// The address of the window's first page in this process.

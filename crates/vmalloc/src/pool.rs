@@ -164,11 +164,11 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
         let area = self.attach_area(token, Kind::Frozen)?;
-        match self.member.ground.mapping.frozen(self.member.ground.bytes_of(&area)) {
+        match grow::frozen_view(&self.member, &area) {
             Ok(view) => Ok(Frozen::new(Arc::clone(&self.member), *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
-                Err(AttachError::Damaged(Box::new(e)))
+                Err(e)
             }
         }
     }
@@ -367,5 +367,5 @@ impl AsFd for Pool {
     }
 }
 
-pub(crate) use grow::follow;
+pub(crate) use grow::follow_view;
 pub(crate) use member::is_alive;

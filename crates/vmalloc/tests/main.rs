@@ -12,6 +12,7 @@ mod crash;
 mod each_step_fails;
 mod fragmentation;
 mod giving;
+mod hostile;
 mod limits;
 mod members;
 mod model;

@@ -9,7 +9,7 @@
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
 use crate::support::MIB;
-use crate::{crash, giving, members, recovery, resize, signals, stitching, trust};
+use crate::{crash, giving, hostile, members, recovery, resize, signals, stitching, trust};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{BufRead, BufReader, Write};
@@ -124,10 +124,15 @@ impl Peer {
     /// Its next answer; `None` if it died.
     #[track_caller]
     pub fn reply(&mut self) -> Option<String> {
-        match self.replies.recv_timeout(PATIENCE) {
-            Ok(reply) => Some(reply),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("the peer hangs"),
+        self.reply_within(PATIENCE).expect("the peer hangs")
+    }
+
+    /// The same, with an end to patience that is no failure of the test: `Err`.
+    pub fn reply_within(&mut self, patience: Duration) -> Result<Option<String>, Duration> {
+        match self.replies.recv_timeout(patience) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err(patience),
         }
     }
 
@@ -223,7 +228,7 @@ pub fn play() {
         "namer" => signals::namer(&argument),
         "spender" => stitching::spender(),
         "stranger" => trust::stranger(&argument),
-        "hostile" => members::hostile(&argument),
+        "hostile" => hostile::victim::expose(&argument),
         "stepped" => crash::verbs::stepped(&argument),
         "recoverer" => crash::verbs::recoverer(&argument),
         _ => panic!("no such part: {role}"),

@@ -42,14 +42,22 @@ impl Buf {
             view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
         }
         if let Err(e) = engine.resize(self.id, self.generation, new, true) {
-            // What it let go of is still its own. If the records lie, it stays shorter.
-            let _ = view.resize(old);
+            // What it let go of is still its own. If the records lied, a guard may stand in it by now,
+            // and if it cannot be had back, it stays shorter.
+            let whole = crate::os::Span::new(view.span().start, old);
+            if self.member.ground.unguard(self.id, whole).is_ok() {
+                let _ = view.resize(old);
+            }
             return Err(ResizeError::Engine(e));
         }
         claimed.held();
         self.member.unclaim(Pages(was.saturating_sub(pages)));
         if new > old {
-            view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
+            // If the records lied, our guard is where it was.
+            let whole = crate::os::Span::new(view.span().start, new);
+            let damaged = |e| ResizeError::Damaged(Box::new(e));
+            self.member.ground.unguard(self.id, whole).map_err(damaged)?;
+            view.resize(new).map_err(damaged)?;
             // What the last page held behind the end is from an earlier tenant; new pages are zeros.
             let stale = new.min(old_pages.saturating_mul(PAGE_SIZE as u64));
             if let Some(tail) = view.get_mut(old as usize..stale as usize) {
@@ -106,14 +114,13 @@ impl Shared {
         let stale = vmalloc_core::ResizeError::Stale { generation: token.generation };
         let area = member.engine().look(&token.core()).map_err(|_| ResizeError::Engine(stale))?;
         let damaged = |e| ResizeError::Damaged(Box::new(e));
-        crate::pool::follow(member, &area).map_err(damaged)?;
+        crate::pool::follow_view(member, &area, &mut self.view).map_err(damaged)?;
         // They count as the maker's; but who is over its quota adds to nobody's.
         let more = Pages::for_bytes(bytes as u64).0.saturating_sub(area.pages.len.0);
         let _claimed = member.claim(Pages(more)).map_err(ResizeError::Quota)?;
         let grown = member.engine().grow_shared(token.area, token.generation, bytes as u64);
         let area = grown.map_err(ResizeError::Engine)?;
-        let followed = crate::pool::follow(member, &area);
-        followed.and_then(|()| self.view.grow(area.bytes)).map_err(damaged)
+        crate::pool::follow_view(member, &area, &mut self.view).map_err(damaged)
     }
 
     /// Takes in what the area has grown by, here or in another process, and returns its length
@@ -130,8 +137,7 @@ impl Shared {
         }
         let _one_at_a_time = member.ground.growing();
         let area = member.engine().look(&self.hold.token.core()).map_err(AttachError::Engine)?;
-        crate::pool::follow(member, &area)
-            .and_then(|()| self.view.grow(area.bytes))
+        crate::pool::follow_view(member, &area, &mut self.view)
             .map_err(|e| AttachError::Damaged(Box::new(e)))?;
         Ok(self.len())
     }

@@ -186,6 +186,11 @@ impl Claims {
         counted.get(&first).filter(|e| e.sharing == Sharing::Shared).map(|entry| entry.len)
     }
 
+    /// How many pages the counted claim that begins at `first` has, if there is one.
+    pub(crate) fn counted_len(&self, first: u64) -> Option<u64> {
+        self.lock().get(&first).map(|entry| entry.len)
+    }
+
     /// Turns an exclusive claim of exactly these pages into a counted one with one holder.
     pub(crate) fn start_counting(&self, first: u64, len: u64, how: Sharing) {
         let before = self.lock().insert(first, Counted { len, sharing: how, count: 1 });

@@ -6,18 +6,26 @@
 
 use crate::error::AttachError;
 use crate::member::Member;
-use crate::os::view::{SharedView, ViewError};
+use crate::os::view::{FrozenView, SharedView, ViewError};
 use vmalloc_core::{Area, Kind, Pages};
 
-/// Has this process's guard page and claim follow a shared area that has grown. Under
-/// [`crate::linear::Ground::growing`].
-pub(crate) fn follow(member: &Member, area: &Area) -> Result<(), ViewError> {
+/// Has this process's guard page and claim follow a published area, which may have grown, or be
+/// another than it was if the records lie. Under [`crate::linear::Ground::growing`].
+fn follow(member: &Member, area: &Area) -> Result<(), ViewError> {
     let ground = &member.ground;
     let span = ground.span(area.pages);
     let taken = ViewError::Taken { span };
     let view = member.engine().view_of(area).ok_or(taken)?;
-    ground.guards_follow(&view).map_err(|_| taken)?;
+    ground.guards_ready(&view).map_err(|_| taken)?;
     ground.mapping.grow_shared(span)
+}
+
+/// A view of a frozen area.
+pub(super) fn frozen_view(member: &Member, area: &Area) -> Result<FrozenView, AttachError> {
+    let damaged = |e: ViewError| AttachError::Damaged(Box::new(e));
+    let _one_at_a_time = member.ground.growing();
+    follow(member, area).map_err(damaged)?;
+    member.ground.mapping.frozen(member.ground.bytes_of(area)).map_err(damaged)
 }
 
 /// A view of a shared area, as long as it is now.
@@ -26,6 +34,21 @@ pub(super) fn shared_view(member: &Member, area: &Area) -> Result<SharedView, At
     let _one_at_a_time = member.ground.growing();
     follow(member, area).map_err(damaged)?;
     member.ground.mapping.shared(member.ground.bytes_of(area)).map_err(damaged)
+}
+
+/// What follows a shared area that a view of this process shows; `Err` if by now the records say that
+/// it lies elsewhere.
+pub(crate) fn follow_view(
+    member: &Member,
+    area: &Area,
+    view: &mut SharedView,
+) -> Result<(), ViewError> {
+    let span = member.ground.span(area.pages);
+    if span.start != view.span().start {
+        return Err(ViewError::Taken { span });
+    }
+    follow(member, area)?;
+    view.grow(area.bytes)
 }
 
 /// Whether a token that says `pages` may name `area`: only shared areas grow.

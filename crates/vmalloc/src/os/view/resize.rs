@@ -65,6 +65,11 @@ impl Mapping {
         grown.map(drop).map_err(|Taken| ViewError::Taken { span })
     }
 
+    /// How many pages the published views have that begin at byte `start`; 0 if there are none.
+    pub(crate) fn counted_pages(&self, start: u64) -> u64 {
+        self.claims.counted_len(start / crate::os::PAGE_BYTES).unwrap_or(0)
+    }
+
     /// How many pages the shared views have that begin at byte `start`; 0 if there are none.
     pub(crate) fn shared_pages(&self, start: u64) -> u64 {
         self.claims.shared_len(start / crate::os::PAGE_BYTES).unwrap_or(0)
