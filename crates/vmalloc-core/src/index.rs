@@ -150,6 +150,9 @@ impl Locked<'_> {
 
     /// Adds a run that is free now, joined with its free neighbours.
     pub(crate) fn insert(&self, run: Range<usize>) {
+        if run.is_empty() {
+            return; // what a forged tag said was no granule
+        }
         let mut run = run;
         if run.start > self.index.range.start
             && let Some(left) = self.run_ending(run.start)

@@ -203,3 +203,15 @@ fn threads_never_own_the_same_granule() {
     let left: usize = (0..GRANULES).filter(|&g| flags[g].load(Ordering::SeqCst) == 0).count();
     assert_eq!((0..GRANULES).filter(|&g| all.is_free(g)).count(), left);
 }
+
+/// Goal: a forged tag of a solo run without granules is no panic when it is given back.
+/// Method: the first granule, before which there is none to look at.
+#[test]
+fn regress_a_forged_run_of_no_granules_is_given_back() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    granules.tables.tag(0).store(Tag::Solo { granules: 0 }.encode(), Ordering::SeqCst);
+    granules.retire(0);
+    assert!(granules.take(0, 3, 1).is_ok());
+}
