@@ -106,6 +106,7 @@ fn steps() -> Vec<Step> {
         cargo("clippy", &clippy, 10),
         step("tests", Work::Tests(Part::Tests)),
         step("doctests", Work::Tests(Part::Doctests)),
+        cargo("tracing", &TRACING, 10),
         step("rustdoc", doc),
     ];
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
@@ -116,6 +117,10 @@ fn steps() -> Vec<Step> {
     steps.push(cargo("demo", &["run", "--release"], 3));
     steps
 }
+
+/// The test of an optional feature, which the others are built without.
+const TRACING: [&str; 7] =
+    ["test", "--package", "vmalloc", "--features", "tracing", "--test", "events"];
 
 fn bare_args(target: &'static str) -> [&'static str; 7] {
     ["build", "--package", "vmalloc-core", "--package", "vmalloc-bare", "--target", target]

@@ -56,6 +56,10 @@ pub enum Command {
     Top(crate::top::TopArgs),
     /// Draw a pool: pages above, the frames behind them below.
     Map(crate::map::MapArgs),
+    /// Run a program and keep what it does in pools as a trace.
+    Record(crate::record::RecordArgs),
+    /// Play a trace again under other settings, side by side.
+    Replay(crate::replay::ReplayArgs),
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),

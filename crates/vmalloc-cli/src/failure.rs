@@ -18,6 +18,8 @@ use vmalloc::{AttachError, CreateError, FreeError, HeaderError, OpenError, Pool,
 pub enum Failure {
     /// What to tell the user.
     Said(String),
+    /// A program that was run for the user ended with this code, and has said why.
+    Exited(u8),
     /// Nobody reads our output any more: there is nothing left to do, and nobody to tell.
     Unread,
 }
@@ -43,6 +45,7 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         match self {
             Failure::Unread => ExitCode::SUCCESS,
+            Failure::Exited(code) => ExitCode::from(code),
             Failure::Said(what) => {
                 // If stderr is closed, the code must do.
                 let _ = writeln!(std::io::stderr(), "vmalloc: {}", Printable(&what));

@@ -3,7 +3,8 @@
 //! ```text
 //!   args ─▶ main ─┬─ demo                    the story, on real memory or on a simulated machine
 //!                 ├─ create, put, get, rm    a pool as a place for files, at memory speed
-//!                 └─ info, list, top, map    what is there; changes nothing
+//!                 ├─ info, list, top, map    what is there; changes nothing
+//!                 └─ record, replay          what a program does with its pools, again and otherwise
 //! ```
 //!
 //! One file a command. Results go to stdout, everything for people's eyes alone (progress,
@@ -25,6 +26,8 @@ mod metrics;
 mod process;
 mod progress;
 mod put;
+mod record;
+mod replay;
 mod rm;
 mod show;
 mod size;
@@ -60,6 +63,8 @@ fn run(args: Args) -> Done {
         Command::List(args) => list::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Record(args) => record::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }
 }

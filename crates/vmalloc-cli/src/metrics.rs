@@ -59,11 +59,12 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// The states that areas are counted by.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Building,
     Kind::Live,
     Kind::Frozen,
     Kind::Shared,
+    Kind::Given,
     Kind::Dying,
     Kind::Parked,
     Kind::Purging,

@@ -114,6 +114,18 @@ impl Request {
         self.bytes
     }
 
+    /// The alignment asked for; see [`Request::align_bytes`].
+    #[must_use]
+    pub const fn alignment_bytes(&self) -> u64 {
+        self.align_bytes
+    }
+
+    /// Whether zeros are asked for: after [`Request::zeroed`].
+    #[must_use]
+    pub const fn is_zeroed(&self) -> bool {
+        self.zeroed
+    }
+
     /// Whether waiting is allowed: not after [`Request::no_wait`].
     #[must_use]
     pub const fn may_wait(&self) -> bool {

@@ -14,11 +14,13 @@ mod give;
 mod resize;
 
 use crate::error::{FreeError, ShareError};
+use crate::events::About;
 use crate::member::Member;
 use crate::os::Span;
 use crate::os::view::{ExclusiveView, FrozenView, SharedView};
 use crate::pool::Pool;
 use crate::token::Token;
+use crate::trace::Op;
 pub(crate) use give::given;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -125,6 +127,7 @@ impl Drop for Buf {
             self.member.unclaim(pages);
             // An error here means that the records are damaged: then there is nothing to free.
             if let Ok(freed) = self.member.engine().free(self.id, self.generation) {
+                self.member.note(Op::Free, || About::handle(self.id, self.generation));
                 self.member.relieve(freed);
             }
         }
@@ -274,7 +277,9 @@ impl Hold {
         if self.member.is_forked() {
             return Err(FreeError::Forked);
         }
-        let freed = self.member.engine().free(self.token.area, self.token.generation);
+        let Token { area, generation, .. } = self.token;
+        let freed = self.member.engine().free(area, generation);
+        self.member.note_free(area, generation, &freed);
         let freed = freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine);
         self.member.ground.bell(0).ring();
         freed

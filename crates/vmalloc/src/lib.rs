@@ -34,6 +34,7 @@
 
 mod buf;
 mod error;
+mod events;
 mod guards;
 mod header;
 mod info;
@@ -51,6 +52,7 @@ mod sealed;
 mod signal;
 mod stitch;
 mod token;
+pub mod trace;
 
 pub use buf::{Buf, Frozen, OutOfBounds, Shared, Unpublished};
 pub use error::{

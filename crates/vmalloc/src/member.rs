@@ -12,8 +12,10 @@
 //!
 //! A child of `fork` is not a member: it notices by a page that the kernel wipes for it.
 
+use crate::events::{self, About};
 use crate::linear::{Ground, Linear};
 use crate::os::fork::ForkGuard;
+use crate::trace::Op;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,6 +75,8 @@ impl Member {
             let uid = rustix::process::geteuid().as_raw();
             member.ground.header().member(me).enter(std::process::id(), uid);
             member.recover_dead();
+            events::listen();
+            member.note(Op::Join, || member.about_pool());
             return Ok(member);
         }
         Err(JoinError::Full { members })
@@ -147,6 +151,7 @@ impl Member {
     ) -> Result<(Token, V), ShareError> {
         let mut attached = self.lock_attached();
         let token = self.engine().share(id, generation, how)?;
+        self.note_publish(id, generation, how);
         attached.insert(id.0, Attached { generation, handles: 1 });
         Ok((token, turn_view()))
     }
@@ -161,6 +166,7 @@ impl Member {
             return;
         };
         here.handles -= 1;
+        self.note(Op::Detach, || About::handle(id, generation));
         if here.handles == 0 {
             attached.remove(&id.0);
             let freed = self.engine().detach(id, generation);
@@ -194,6 +200,7 @@ impl Drop for Member {
         if self.is_forked() {
             return; // the parent's slot, and the parent's to leave
         }
+        self.note(Op::Leave, About::default);
         if self.others().next().is_none() {
             // The last one turns off the light: what is parked serves nobody now.
             let _ = self.engine().purge();

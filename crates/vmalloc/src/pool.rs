@@ -9,11 +9,13 @@ mod names;
 
 use crate::buf::{Buf, Frozen, Shared, given};
 use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, VerifyError};
+use crate::events::About;
 use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
 use crate::options::Options;
 use crate::os::{pagemap, passing};
 use crate::token::Token;
+use crate::trace::Op;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -144,7 +146,10 @@ impl Pool {
                 Err(e)
                     if request.may_wait()
                         && self.room_may_come(&e, *since.get_or_insert_with(Instant::now)) => {}
-                done => break done.map_err(AllocError::Engine)?,
+                done => {
+                    self.member.note_alloc(request, &done);
+                    break done.map_err(AllocError::Engine)?;
+                }
             }
         };
         claimed.held();
@@ -202,6 +207,7 @@ impl Pool {
         let stale = vmalloc_core::FreeError::Stale { generation: token.generation };
         self.look(token).map_err(|_| FreeError::Engine(stale))?;
         let freed = self.member.engine().free(token.area, token.generation);
+        self.member.note_free(token.area, token.generation, &freed);
         let freed = freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine);
         self.member.ground.bell(0).ring();
         freed
@@ -213,7 +219,11 @@ impl Pool {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn purge(&self) -> Result<Purged, PurgeError> {
-        if self.member.is_forked() { Ok(Purged::default()) } else { self.member.engine().purge() }
+        if self.member.is_forked() {
+            return Ok(Purged::default());
+        }
+        self.member.note(Op::Purge, About::default);
+        self.member.engine().purge()
     }
 
     /// Gives the frames of up to 64 parked areas back, the largest first, for one flush: a purge
@@ -334,7 +344,9 @@ impl Pool {
                 _ => AttachError::Shared,
             });
         }
-        self.member.attach(&token.core()).map_err(AttachError::Engine)
+        let area = self.member.attach(&token.core()).map_err(AttachError::Engine)?;
+        self.member.note(Op::Attach, || About::handle(area.id, area.generation));
+        Ok(area)
     }
 
     /// The published or given area that the token names, in every number.

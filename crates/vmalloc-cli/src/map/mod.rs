@@ -12,9 +12,11 @@ mod svg;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trace;
 
 use crate::failure::{Done, Failure};
 use crate::kernel_info;
+use crate::record;
 use crate::show::{Printable, count, thousands};
 use crate::target;
 use clap::Args as ClapArgs;
@@ -28,6 +30,7 @@ Examples:
   vmalloc map /dev/shm/frames --html map.html
   sudo vmalloc map 4711 --svg map.svg     with the real frames behind it
   sudo vmalloc map --kernel               the machine's own vmalloc areas
+  vmalloc map --trace run.trace --html run.html
 
 The window is above: an area is one run of pages there. Below are the frames it
 really has: as root those of this machine, read from the page maps of the
@@ -52,6 +55,9 @@ pub struct MapArgs {
     /// Write a page to hover and search, in one file; - for stdout.
     #[arg(long, value_name = "FILE", conflicts_with = "svg")]
     pub html: Option<PathBuf>,
+    /// Draw a run that `vmalloc record` kept, with a slider over its time in the page.
+    #[arg(long, value_name = "TRACE", conflicts_with_all = ["pool", "kernel"])]
+    pub trace: Option<PathBuf>,
     /// Draw the machine's own vmalloc areas, as root.
     #[arg(long, conflicts_with = "pool")]
     pub kernel: bool,
@@ -66,6 +72,9 @@ pub fn run(args: &MapArgs) -> Done {
         let path = args.file.as_deref().unwrap_or(Path::new(kernel_info::VMALLOCINFO));
         let entries = kernel_info::read(args.file.as_deref())?;
         kernel::scene(entries, &Printable(&path.display().to_string()).to_string())
+    } else if let Some(file) = &args.trace {
+        let path = file.display().to_string();
+        trace::scene(&record::read(file)?, &Printable(&path).to_string())
     } else {
         pool::scene(&target::one(args.pool.as_deref())?)
     };

@@ -44,7 +44,6 @@ pub struct Group {
 
 /// What the lower line shows.
 #[derive(Clone, PartialEq, Debug)]
-#[allow(dead_code, reason = "tests draw all of them")]
 pub enum Below {
     /// Physical frames, by number. The text says how they are known.
     Frames(String),
@@ -216,6 +215,7 @@ pub fn states() -> Vec<Group> {
         ("dying", 'D', "#f2b544"),
         ("parked", 'p', "#7d8896"),
         ("purging", 'u', "#e0605f"),
+        ("given", 'G', "#9adbd0"),
     ]
     .map(|(name, letter, colour)| Group {
         name,

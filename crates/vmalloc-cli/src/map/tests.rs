@@ -142,3 +142,26 @@ proptest! {
         prop_assert!(text::draw(&scene).lines().all(|line| line.chars().count() <= 80));
     }
 }
+
+/// Goal: each state of an area has its group, so that none that comes later is drawn as another.
+#[test]
+fn every_state_has_its_group() {
+    use vmalloc::core::Kind;
+    let states = states();
+    let mut last = 0;
+    for kind in [
+        Kind::Free,
+        Kind::Building,
+        Kind::Live,
+        Kind::Frozen,
+        Kind::Shared,
+        Kind::Dying,
+        Kind::Parked,
+        Kind::Purging,
+        Kind::Given,
+    ] {
+        assert_eq!(states[kind as usize].name, crate::top::name(kind));
+        last = kind as usize;
+    }
+    assert_eq!(states.len(), last + 1);
+}

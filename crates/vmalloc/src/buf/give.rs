@@ -10,9 +10,11 @@
 
 use super::{Buf, Unpublished};
 use crate::error::{AttachError, ShareError};
+use crate::events::About;
 use crate::member::Member;
 use crate::pool::Pool;
 use crate::token::Token;
+use crate::trace::Op;
 use std::sync::Arc;
 use vmalloc_core::{Kind, Owner, Pages};
 
@@ -69,6 +71,7 @@ impl Buf {
         // With no view there is nothing left for `drop` to free.
         let view = self.view.take();
         self.member.unclaim(view.map_or(Pages(0), |view| Pages::for_bytes(view.span().len)));
+        self.member.note(Op::Give, || About::handle(self.id, self.generation));
         self.member.ground.bell(0).ring();
         Ok(Token::of(&self.member.ground.shape, &token))
     }
@@ -96,6 +99,7 @@ impl Pool {
         let claimed = member.claim(token.pages).map_err(AttachError::Quota)?;
         let area = member.engine().take(&token.core()).map_err(AttachError::Engine)?;
         claimed.held();
+        member.note(Op::Take, || About::handle(area.id, area.generation));
         match member.ground.mapping.exclusive(member.ground.bytes_of(&area)) {
             Ok(view) => Ok(Buf::new(Arc::clone(member), &area, view)),
             // The area is left as it is, since freeing it would hand the pages to somebody else.

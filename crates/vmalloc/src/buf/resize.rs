@@ -11,7 +11,9 @@
 
 use super::{Buf, Shared};
 use crate::error::{AttachError, ResizeError};
+use crate::events::About;
 use crate::pool::Pool;
+use crate::trace::Op;
 use std::sync::Arc;
 use vmalloc_core::{PAGE_SIZE, Pages, Request, flags};
 
@@ -52,6 +54,8 @@ impl Buf {
         }
         claimed.held();
         self.member.unclaim(Pages(was.saturating_sub(pages)));
+        let handle = About::handle(self.id, self.generation);
+        self.member.note(Op::Resize, || About { bytes: new, ..handle });
         if new > old {
             // If the records lied, our guard is where it was.
             let whole = crate::os::Span::new(view.span().start, new);
@@ -120,6 +124,8 @@ impl Shared {
         let _claimed = member.claim(Pages(more)).map_err(ResizeError::Quota)?;
         let grown = member.engine().grow_shared(token.area, token.generation, bytes as u64);
         let area = grown.map_err(ResizeError::Engine)?;
+        let handle = About::handle(area.id, area.generation);
+        member.note(Op::Resize, || About { bytes: area.bytes, ..handle });
         crate::pool::follow_view(member, &area, &mut self.view).map_err(damaged)
     }
 
