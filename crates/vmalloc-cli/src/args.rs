@@ -60,6 +60,8 @@ pub enum Command {
     Record(crate::record::RecordArgs),
     /// Play a trace again under other settings, side by side.
     Replay(crate::replay::ReplayArgs),
+    /// Run the cases of Linux's vmalloc test module, and more, and check for leaks.
+    Stress(StressArgs),
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),
@@ -236,6 +238,74 @@ pub struct ListArgs {
     /// Print JSON: a list with one object a pool.
     #[arg(long)]
     pub json: bool,
+}
+
+const STRESS_HELP: &str = "\
+Examples:
+  vmalloc stress                         every case once, 10,000 loops each
+  vmalloc stress --case linux --threads 8
+  vmalloc stress --case vrealloc_test --machine sim --loops 100000
+  vmalloc stress --preset stress         all CPUs, 1,000,000 loops, 20 times
+
+Cases: --case all, a group (linux, ours) or names; a wrong name lists them. The
+order of Linux's cases is shuffled, another way for each thread. A case that is
+expected to fail counts as xfailed when it does. Under 1.5 GiB of memory: those
+who want more wait for the others.
+
+Presets: smoke (10,000 loops, 10 times), performance (in sequence, 1,000,000
+loops, 3 times), stress (see above); --threads, --loops and --repeat go first.
+Exit codes: 0 all passed, 1 a case failed or something leaked.";
+
+/// What to run, and how often.
+#[derive(ClapArgs, Debug)]
+#[command(after_help = STRESS_HELP)]
+pub struct StressArgs {
+    /// Which cases; may be given several times.
+    #[arg(long, value_name = "NAME", default_value = "all", value_parser = case_name)]
+    pub case: Vec<String>,
+    /// A pool in real memory, or a simulated machine with a CPU for each thread.
+    #[arg(long, value_enum, default_value_t = Machine::Linux)]
+    pub machine: Machine,
+    /// How many workers run the cases at the same time [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// How often each case goes round [default: 10000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub loops: Option<u64>,
+    /// How often each worker runs each case [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub repeat: Option<u64>,
+    /// Threads, loops and repetitions as in Linux's `test_vmalloc.sh`.
+    #[arg(long, value_enum)]
+    pub preset: Option<Preset>,
+    /// Where sizes and orders begin; the same seed gives the same [default: a random one].
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Run the cases in their own order instead of a shuffled one.
+    #[arg(long)]
+    pub sequential: bool,
+    /// Print a report for programs.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Ready-made runs.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Preset {
+    /// One thread, 10,000 loops, 10 times.
+    Smoke,
+    /// One thread, in sequence, 1,000,000 loops, 3 times.
+    Performance,
+    /// A thread a CPU, 1,000,000 loops, 20 times.
+    Stress,
+}
+
+/// The name of a case or a group; what is none is a wrong command line.
+fn case_name(name: &str) -> Result<String, String> {
+    if crate::stress::names().contains(&name) {
+        return Ok(name.to_owned());
+    }
+    Err(format!("no such case; there are:\n  {}", crate::stress::names().join("\n  ")))
 }
 
 /// How the demo starts a member.

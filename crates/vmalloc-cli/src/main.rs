@@ -4,7 +4,8 @@
 //!   args ─▶ main ─┬─ demo                    the story, on real memory or on a simulated machine
 //!                 ├─ create, put, get, rm    a pool as a place for files, at memory speed
 //!                 ├─ info, list, top, map    what is there; changes nothing
-//!                 └─ record, replay          what a program does with its pools, again and otherwise
+//!                 ├─ record, replay          what a program does with its pools, again and otherwise
+//!                 └─ stress                  Linux's test module and more, on either machine
 //! ```
 //!
 //! One file a command. Results go to stdout, everything for people's eyes alone (progress,
@@ -31,6 +32,7 @@ mod replay;
 mod rm;
 mod show;
 mod size;
+mod stress;
 mod target;
 mod top;
 
@@ -65,6 +67,7 @@ fn run(args: Args) -> Done {
         Command::Map(args) => map::run(&args),
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Stress(args) => stress::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }
 }

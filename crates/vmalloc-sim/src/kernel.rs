@@ -38,7 +38,7 @@ pub type SimMachine<'a> = Paged<'a, FaultyFrames<&'a Buddy<'a>>, AddressSpace>;
 /// An engine of the kernel's.
 pub type SimEngine<'a> = Engine<'a, SimMachine<'a>>;
 
-/// CPUs that run in each space.
+/// CPUs that run in each space, where a configuration says nothing else.
 pub const CPUS_PER_SPACE: usize = 2;
 
 /// Where the kernel's half of the addresses begins.
@@ -75,6 +75,11 @@ pub struct KernelConfig {
     pub direct_map: bool,
     /// See [`Config::device_frames`].
     pub device_frames: Pages,
+    /// How many CPUs run in each space.
+    pub cpus_per_space: usize,
+    /// The length of a window beside the engines', for what maps by itself, such as
+    /// [`vmalloc_core::map_ram`]: there are tables for it, too. See [`SimKernel::beside`].
+    pub beside: Pages,
 }
 
 impl KernelConfig {
@@ -89,6 +94,8 @@ impl KernelConfig {
         tlb: TlbSize::Unlimited,
         direct_map: false,
         device_frames: Pages(0),
+        cpus_per_space: CPUS_PER_SPACE,
+        beside: Pages(0),
     };
 }
 
@@ -104,6 +111,7 @@ pub struct SimKernel<'a> {
     frames: &'a Buddy<'a>,
     backings: Backings<'a>,
     spaces: Vec<SimSpace<'a>>,
+    beside: Pages,
 }
 
 /// An address space and the engine of its window.
@@ -147,10 +155,15 @@ impl SimKernel<'_> {
             let tables = Tables::new(words, geometry).expect("words as many as asked for");
             spaces.push(SimSpace::new(&hardware, &buddy, backings, tables, index, &config));
         }
-        let kernel =
-            SimKernel { hardware: Arc::clone(&hardware), frames: &buddy, backings, spaces };
-        for cpu in 0..config.spaces * CPUS_PER_SPACE {
-            hardware.cpu(cpu).switch_to(kernel.space(cpu / CPUS_PER_SPACE));
+        let kernel = SimKernel {
+            hardware: Arc::clone(&hardware),
+            frames: &buddy,
+            backings,
+            spaces,
+            beside: config.beside,
+        };
+        for cpu in 0..config.spaces * config.cpus_per_space {
+            hardware.cpu(cpu).switch_to(kernel.space(cpu / config.cpus_per_space));
         }
         body(&kernel)
     }
@@ -197,7 +210,7 @@ impl<'a> SimKernel<'a> {
         &self.spaces[index].space
     }
 
-    /// CPU `index`; it runs in space `index / CPUS_PER_SPACE`.
+    /// CPU `index`; it runs in space `index / cpus_per_space`.
     #[must_use]
     pub fn cpu(&self, index: usize) -> Cpu<'_> {
         self.hardware.cpu(index)
@@ -207,6 +220,12 @@ impl<'a> SimKernel<'a> {
     #[must_use]
     pub fn window(&self, index: usize) -> PageRange {
         PageRange { start: window_start(index), len: self.engine(index).geometry().pages() }
+    }
+
+    /// The window beside the engines', in the kernel's half: nobody's, and not prepared yet.
+    #[must_use]
+    pub fn beside(&self) -> PageRange {
+        PageRange { start: Vpn(UPPER_HALF.0 + (1 << 26)), len: self.beside }
     }
 
     /// Frames that are not free.
@@ -363,12 +382,13 @@ fn window_start(index: usize) -> Vpn {
 /// Enough table frames for every page of every window to be mapped.
 fn hardware(config: &KernelConfig) -> Arc<Hardware> {
     let leaves = config.window.0.div_ceil(512) + 2;
-    let tables = (leaves + leaves.div_ceil(512) + 8) * config.spaces as u64 + 8;
+    let beside = config.beside.0.div_ceil(512) + 2;
+    let tables = (leaves + leaves.div_ceil(512) + 8) * config.spaces as u64 + beside + 8;
     let tables = tables + if config.direct_map { config.frames.0.div_ceil(512) + 4 } else { 0 };
     Hardware::new(Config {
         frames: config.frames,
         table_frames: Pages(tables),
-        cpus: config.spaces * CPUS_PER_SPACE,
+        cpus: config.spaces * config.cpus_per_space,
         tlb: config.tlb,
         direct_map: config.direct_map,
         device_frames: config.device_frames,

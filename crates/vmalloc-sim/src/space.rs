@@ -138,6 +138,9 @@ impl Tlb for AddressSpace {
     fn publish(&self, at: PageRange) {
         let hardware = &self.inner.hardware;
         hardware.meters.publishes.fetch_add(1, Ordering::AcqRel);
+        if !hardware.config().remembers_invalid {
+            return;
+        }
         for core in &hardware.cores {
             let is_invalid = |_, _, cached| cached == Cached::Invalid;
             lock(core).tlb.drop_where(Some(at), is_invalid);

@@ -24,7 +24,7 @@ use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::view::{PurgeError, ViewError};
-use crate::os::{PAGE_BYTES, Span};
+use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, Span};
 use crate::quota::Used;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -198,8 +198,8 @@ impl Machine for Linear<'_> {
     const IN_PLACE: bool = true;
     const BORROWS: bool = false;
     const FRESH_IS_ZERO: bool = true;
-    // The mapping's base is a multiple of a huge page in every member, and of no more.
-    const ALIGN_MAX: Pages = Pages(vmalloc_core::HUGE_PAGES);
+    // The data begins at a multiple of so much in every member, and of no more.
+    const ALIGN_MAX: Pages = Pages(DATA_ALIGN_BYTES / PAGE_BYTES);
 
     fn capacity(&self) -> Pages {
         self.0.shape.capacity

@@ -147,14 +147,14 @@ fn bad_sizes_and_alignments_are_refused_with_their_values() {
         let error = refused(Request::bytes(bytes));
         assert!(matches!(error, Engine::TooBig { bytes: b, .. } if b == bytes), "{error:?}");
     }
-    for align_bytes in [0, 3, 4097, 4 << 20, 1 << 63, u64::MAX] {
+    for align_bytes in [0, 3, 4097, 8 << 20, 1 << 63, u64::MAX] {
         let error = refused(Request::bytes(1).align_bytes(align_bytes));
         assert!(
             matches!(error, Engine::BadAlign { align_bytes: a, .. } if a == align_bytes),
             "{error:?}"
         );
     }
-    for align_bytes in [1_u64, 2048, 4096, 8192, 65_536, 2 << 20] {
+    for align_bytes in [1_u64, 2048, 4096, 8192, 65_536, 2 << 20, 4 << 20] {
         let buf = pool.alloc(&Request::bytes(5000).align_bytes(align_bytes)).unwrap();
         assert_eq!(buf.as_ptr().addr() as u64 % align_bytes.max(PAGE), 0);
     }

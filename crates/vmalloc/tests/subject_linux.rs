@@ -14,8 +14,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use vmalloc::{Buf, Frozen, Pool, Shared, Token};
 use vmalloc_core::{
-    AllocError, Area, AttachError, Extent, FreeError, HUGE_PAGES, Pages, Pfn, Publish, PurgeError,
-    Purged, ResizeError, ShareError, Stats, VirtAddr, Vpn,
+    AllocError, Area, AttachError, Extent, FreeError, Pages, Pfn, Publish, PurgeError, Purged,
+    ResizeError, ShareError, Stats, VirtAddr, Vpn,
 };
 use vmalloc_sim::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 
@@ -45,7 +45,7 @@ pub const ABILITIES: Abilities = Abilities {
     // `Pool::purge` is all there is to call.
     purges_in_steps: false,
     // The base of a member's mapping is a multiple of a huge page, and of no more.
-    align_max: Pages(HUGE_PAGES),
+    align_max: Pages(1024),
     user_align: Pages(1),
 };
 

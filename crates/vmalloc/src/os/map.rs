@@ -1,11 +1,11 @@
 //! The one mapping of a pool: address = base + offset.
 //!
-//! The whole sparse file is mapped once, shared and writable, with a base that is a multiple of
-//! 2 MiB: so address ≡ offset modulo 2 MiB in every member, and the kernel can map a huge page of
-//! the file as one. After that no area costs a call to `mmap`, nor a VMA.
+//! The whole sparse file is mapped once, shared and writable, so that the data begins at a
+//! multiple of 4 MiB in every member: areas are aligned to as much in all of them, and the kernel
+//! can map a huge page of the file as one. After that no area costs a call to `mmap`, nor a VMA.
 //!
 //! ```text
-//!   reserve bytes + 2 MiB   ├────┬──────────────────────────────┬───┤  PROT_NONE
+//!   reserve bytes + 4 MiB   ├────┬──────────────────────────────┬───┤  PROT_NONE
 //!   file over the middle         │ words │  data: views by claim │       MAP_FIXED
 //!   give the ends back           base    base + words_bytes
 //! ```
@@ -21,7 +21,7 @@
 use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::PoolFile;
-use crate::os::{HUGE_BYTES, PAGE_BYTES, RangeError, Span, fail};
+use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, RangeError, Span, fail};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
@@ -89,7 +89,7 @@ impl Mapping {
     /// Maps the whole of `file`. The first `words_bytes` bytes are for [`Mapping::words`], the
     /// rest for views. Keeps the file open, and thus its locks, for as long as any view lives.
     ///
-    /// The base is a multiple of 2 MiB. Core dumps leave the mapping out. 3 to 4 system calls;
+    /// The data, behind the words, begins at a multiple of 4 MiB. Core dumps leave the mapping out. 3 to 4 system calls;
     /// takes no memory but page tables on use.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Mapping {
         let os = |call| move |errno| MapError::Os { call, bytes, errno };
 
         let claims = Claims::new(bytes / PAGE_BYTES).map_err(os("mmap of the claims"))?;
-        let reserved = Reservation::new(bytes).map_err(os("mmap to reserve"))?;
+        let reserved = Reservation::new(bytes, words_bytes).map_err(os("mmap to reserve"))?;
         let base = reserved.map_file(&file).map_err(os("mmap of the file"))?;
         let huge_way = HugeWay::of(&file);
         let mapping = Mapping { base, bytes, words_bytes, file, huge_way, claims };
@@ -118,7 +118,7 @@ impl Mapping {
         Ok(Arc::new(mapping))
     }
 
-    /// The address of offset 0: a multiple of 2 MiB.
+    /// The address of offset 0: a multiple of a page.
     pub(crate) fn base(&self) -> usize {
         self.base.as_ptr().addr()
     }
@@ -155,7 +155,7 @@ impl Mapping {
         let span = span.within_aligned(self.words_bytes, 8)?;
         // SAFETY:
         // 1. The words lie in the mapping, at a multiple of 8 bytes: `span` is inside
-        //    `0 .. words_bytes`, `words_bytes <= bytes`, and the base is aligned to 2 MiB.
+        //    `0 .. words_bytes`, `words_bytes <= bytes`, and the base is aligned to a page.
         // 2. It is readable and writable until `drop`, and cannot fault for good: a `PoolFile`
         //    does not shrink (invariant 1 of `crate::os`).
         // 3. Every bit pattern is a valid `AtomicU64`.
@@ -200,14 +200,17 @@ struct Reservation {
     len_bytes: usize,
     /// How much of it the file will cover.
     bytes: usize,
+    /// The byte of the file that will lie at a multiple of [`DATA_ALIGN_BYTES`].
+    aligned_at: usize,
 }
 
 impl Reservation {
-    /// Reserves enough for `bytes` bytes from some multiple of 2 MiB on.
-    fn new(bytes: u64) -> Result<Reservation, Errno> {
+    /// Reserves enough for `bytes` bytes of which byte `aligned_at` lies at a multiple of 4 MiB.
+    fn new(bytes: u64, aligned_at: u64) -> Result<Reservation, Errno> {
         fail::point("mmap_reserve")?;
         let bytes = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
-        let len_bytes = bytes.checked_add(HUGE_BYTES as usize).ok_or(Errno::NOMEM)?;
+        let aligned_at = usize::try_from(aligned_at).map_err(|_| Errno::NOMEM)?;
+        let len_bytes = bytes.checked_add(DATA_ALIGN_BYTES as usize).ok_or(Errno::NOMEM)?;
         // SAFETY:
         // 1. The address is null and the flags lack MAP_FIXED: the kernel picks a place where
         //    nothing is mapped, so no memory in use is replaced.
@@ -220,15 +223,16 @@ impl Reservation {
             )
         }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(Reservation { start, len_bytes, bytes })
+        Ok(Reservation { start, len_bytes, bytes, aligned_at })
     }
 
     /// Maps `file` over the aligned middle and gives the ends back. On failure all goes back.
     fn map_file(self, file: &PoolFile) -> Result<NonNull<u8>, Errno> {
-        let lead = self.start.as_ptr().align_offset(HUGE_BYTES as usize);
+        let aligned = self.start.as_ptr().wrapping_add(self.aligned_at);
+        let lead = aligned.align_offset(DATA_ALIGN_BYTES as usize);
         debug_assert!(lead + self.bytes <= self.len_bytes);
         // SAFETY:
-        // 1. `lead < 2 MiB`, and the reservation has `bytes + 2 MiB`: the result is inside it.
+        // 1. `lead < 4 MiB`, and the reservation has `bytes + 4 MiB`: the result is inside it.
         let base = unsafe { self.start.add(lead) };
         fail::point("mmap_file")?;
         // SAFETY:

@@ -54,8 +54,12 @@ use std::fmt;
 
 /// The page size this crate is built for. [`map::Mapping::new`] refuses a kernel with another.
 pub(crate) const PAGE_BYTES: u64 = 4096;
-/// The size of a huge page, and the alignment of a mapping's base.
+/// The size of a huge page.
 pub(crate) const HUGE_BYTES: u64 = 2 << 20;
+/// The alignment of the data in every member, and so the largest of an area. Linux's own test
+/// module asks for as much.
+pub(crate) const DATA_ALIGN_BYTES: u64 = 4 << 20;
+const _: () = assert!(DATA_ALIGN_BYTES.is_multiple_of(HUGE_BYTES));
 
 // Offsets and addresses are used interchangeably; a pool is larger than 32 bits can name.
 const _: () = assert!(usize::BITS == 64);

@@ -1,0 +1,117 @@
+//! This machine as a stage: one pool on a memfd, of which all workers are the one member.
+//!
+//! The pool has no name and no other member, so when the process goes, however it goes, the kernel
+//! takes everything back.
+
+use super::linux_cases::Scale;
+use super::subject::{Mem, Settled, Stage, Stop, Subject, Verdict};
+use std::convert::Infallible;
+use vmalloc::{Buf, Pool};
+use vmalloc_core::Request;
+
+/// Bytes of the pool beside those that the cases ask for.
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// The pool.
+pub struct LinuxStage {
+    pool: Pool,
+    cpus: u32,
+}
+
+/// The CPUs that this process may use.
+pub fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32)
+}
+
+/// Gives `body` a pool with memory for `pages` pages in use.
+pub fn with<R>(pages: u64, body: impl FnOnce(&LinuxStage) -> Verdict<R>) -> Verdict<R> {
+    let cpus = cpus();
+    let lazy_bytes = Scale { cpus, objects: 0 }.fls_pages() << 12;
+    let options = Pool::options().name("stress").members(1).lazy_bytes(lazy_bytes);
+    let pool = options.create((pages << 12) + lazy_bytes + SPARE_BYTES)?;
+    body(&LinuxStage { pool, cpus })
+}
+
+impl Stage for LinuxStage {
+    type Subject<'a> = LinuxWorker<'a>;
+
+    fn subject(&self, _: usize) -> LinuxWorker<'_> {
+        LinuxWorker { stage: self }
+    }
+
+    fn settle(&self) -> Verdict<Settled> {
+        self.pool.purge()?;
+        let verified = self.pool.verify()?;
+        let info = self.pool.info();
+        let stats = info.stats;
+        if verified.areas > 0 || stats.holes != stats.window || info.committed_bytes > 0 {
+            return Err(format!(
+                "leaked: {} areas, {} of {} pages are no holes, {} bytes",
+                verified.areas,
+                stats.window.0 - stats.holes.0,
+                stats.window.0,
+                info.committed_bytes
+            )
+            .into());
+        }
+        let frames = verified.pages.0;
+        let (allocs, revives, purged, flushes) =
+            (stats.allocs, stats.revives, stats.purged, stats.flushes);
+        Ok(Settled { areas: verified.areas, frames, allocs, revives, purged, flushes })
+    }
+}
+
+/// A worker.
+#[derive(Clone, Copy)]
+pub struct LinuxWorker<'a> {
+    stage: &'a LinuxStage,
+}
+
+impl Subject for LinuxWorker<'_> {
+    type Mem = Buf;
+    type Frames = Infallible;
+    type Run = Infallible;
+
+    fn cpus(&self) -> u32 {
+        self.stage.cpus
+    }
+
+    fn alloc(&self, request: &Request) -> Verdict<Buf> {
+        Ok(self.stage.pool.alloc(request)?)
+    }
+
+    fn resize(&self, mut mem: Buf, bytes: u64) -> Verdict<Buf> {
+        mem.vrealloc(usize::try_from(bytes)?)?;
+        Ok(mem)
+    }
+
+    /// A process is preempted when the kernel likes; the request alone says that it may not wait.
+    fn without_waiting<R>(&self, body: impl FnOnce() -> R) -> R {
+        body()
+    }
+
+    fn take_frames(&self, _: u64) -> Verdict<Infallible> {
+        Err(Stop::Unsupported("a pool hands out areas, and no single frames to be mapped"))
+    }
+
+    fn map_ram(&self, frames: &Infallible) -> Verdict<Infallible> {
+        match *frames {}
+    }
+}
+
+impl Mem for Buf {
+    fn addr(&self) -> u64 {
+        self.as_ptr() as u64
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Verdict {
+        let there = self.get_mut(at..at + bytes.len()).ok_or("past the end of the buffer")?;
+        there.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) -> Verdict {
+        out.copy_from_slice(self.get(at..at + out.len()).ok_or("past the end of the buffer")?);
+        Ok(())
+    }
+}
