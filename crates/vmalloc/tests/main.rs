@@ -10,6 +10,7 @@ mod budget;
 mod conformance;
 mod crash;
 mod each_step_fails;
+mod examples;
 mod fragmentation;
 mod giving;
 mod hostile;

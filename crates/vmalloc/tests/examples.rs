@@ -1,0 +1,26 @@
+//! Every example runs to its end and says what it is there to show.
+
+use std::process::Command;
+
+/// Each example of this crate, and a line of its output.
+const EXAMPLES: [(&str, &str); 2] =
+    [("module", "exit: 0 areas left"), ("shared", "the other process answered \"pong\"")];
+
+/// Goal: what the examples say is true. Method: cargo runs them, as a reader would.
+#[test]
+fn every_example_runs_and_says_what_it_shows() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let files = std::fs::read_dir(format!("{root}/examples")).unwrap().count();
+    assert_eq!(files, EXAMPLES.len(), "an example that nobody runs");
+    for (example, line) in EXAMPLES {
+        let mut cargo = Command::new(env!("CARGO"));
+        let args = ["run", "--quiet", "--package", env!("CARGO_PKG_NAME"), "--example", example];
+        let output = cargo.current_dir(root).args(args).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{example}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(told.lines().any(|said| said.contains(line)), "{example}: {told}");
+        if example == "module" {
+            assert!(told.contains("\ninit: ENOMEM: "), "{told}");
+        }
+    }
+}
