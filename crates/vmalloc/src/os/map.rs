@@ -21,7 +21,7 @@
 use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::PoolFile;
-use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, RangeError, Span, fail};
+use crate::os::{DATA_ALIGN_BYTES, HUGE_BYTES, PAGE_BYTES, RangeError, Span, fail};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
@@ -89,7 +89,8 @@ impl Mapping {
     /// Maps the whole of `file`. The first `words_bytes` bytes are for [`Mapping::words`], the
     /// rest for views. Keeps the file open, and thus its locks, for as long as any view lives.
     ///
-    /// The data, behind the words, begins at a multiple of 4 MiB. Core dumps leave the mapping out. 3 to 4 system calls;
+    /// The base is a multiple of 2 MiB, and the data behind words of whole huge pages begins at one
+    /// of 4 MiB. Core dumps leave the mapping out. 3 to 4 system calls;
     /// takes no memory but page tables on use.
     ///
     /// # Errors
@@ -110,7 +111,9 @@ impl Mapping {
         let os = |call| move |errno| MapError::Os { call, bytes, errno };
 
         let claims = Claims::new(bytes / PAGE_BYTES).map_err(os("mmap of the claims"))?;
-        let reserved = Reservation::new(bytes, words_bytes).map_err(os("mmap to reserve"))?;
+        // Whole huge pages, so that address ≡ offset modulo 2 MiB whatever the words take.
+        let aligned_at = words_bytes & !(HUGE_BYTES - 1);
+        let reserved = Reservation::new(bytes, aligned_at).map_err(os("mmap to reserve"))?;
         let base = reserved.map_file(&file).map_err(os("mmap of the file"))?;
         let huge_way = HugeWay::of(&file);
         let mapping = Mapping { base, bytes, words_bytes, file, huge_way, claims };
@@ -118,7 +121,7 @@ impl Mapping {
         Ok(Arc::new(mapping))
     }
 
-    /// The address of offset 0: a multiple of a page.
+    /// The address of offset 0: a multiple of 2 MiB.
     pub(crate) fn base(&self) -> usize {
         self.base.as_ptr().addr()
     }
@@ -155,7 +158,7 @@ impl Mapping {
         let span = span.within_aligned(self.words_bytes, 8)?;
         // SAFETY:
         // 1. The words lie in the mapping, at a multiple of 8 bytes: `span` is inside
-        //    `0 .. words_bytes`, `words_bytes <= bytes`, and the base is aligned to a page.
+        //    `0 .. words_bytes`, `words_bytes <= bytes`, and the base is aligned to 2 MiB.
         // 2. It is readable and writable until `drop`, and cannot fault for good: a `PoolFile`
         //    does not shrink (invariant 1 of `crate::os`).
         // 3. Every bit pattern is a valid `AtomicU64`.

@@ -6,13 +6,15 @@ use super::super::alone::{Terms, check};
 use super::super::subject::Verdict;
 use super::empty;
 use crate::args::Machine;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use vmalloc::Pool;
 use vmalloc_core::{Area, Pages, Request};
 use vmalloc_sim::{KernelConfig, Random, SimKernel};
 
+/// So many at least, and until each worker has gone round so often meanwhile.
 const LISTINGS: usize = 200;
+const ROUNDS: u64 = 200;
 
 /// Lists, while others allocate and free.
 pub fn run(terms: &Terms) -> Verdict<String> {
@@ -45,27 +47,35 @@ fn while_working(
     list: impl Fn() -> Vec<Area>,
 ) -> Verdict<String> {
     let (is_over, all_served) = (AtomicBool::new(false), AtomicBool::new(true));
-    let work = |seed| {
-        let mut random = Random::new(seed);
+    let rounds = [AtomicU64::new(0), AtomicU64::new(0)];
+    let work = |worker: usize| {
+        let mut random = Random::new(worker as u64);
         while !is_over.load(Ordering::Relaxed) {
             if !come_and_go(&Request::bytes((1 + random.below(40)) * 4096)) {
                 all_served.store(false, Ordering::Relaxed);
             }
+            rounds[worker].fetch_add(1, Ordering::Relaxed);
         }
     };
-    let mut listed = 0;
-    let in_order = thread::scope(|scope| {
-        let workers = [1, 2].map(|seed| scope.spawn(move || work(seed)));
-        let in_order = (0..LISTINGS).all(|_| {
+    let (mut listings, mut listed, mut in_order) = (0, 0, true);
+    thread::scope(|scope| {
+        let work = &work;
+        for worker in 0..rounds.len() {
+            scope.spawn(move || work(worker));
+        }
+        let worked = || rounds.iter().all(|rounds| rounds.load(Ordering::Relaxed) >= ROUNDS);
+        while in_order && (listings < LISTINGS || !worked()) {
             let areas = list();
+            listings += 1;
             listed += areas.len();
-            areas.windows(2).all(|two| two[0].pages.end() <= two[1].pages.start)
-        });
+            in_order = areas.windows(2).all(|two| two[0].pages.end() <= two[1].pages.start);
+        }
         is_over.store(true, Ordering::Relaxed);
-        drop(workers);
-        in_order
     });
     check(in_order, || "a listing is out of order".to_owned())?;
     check(all_served.into_inner(), || "an allocation or a free failed meanwhile".to_owned())?;
-    Ok(format!("{LISTINGS} listings of {listed} areas in all, in order, two threads at work"))
+    let rounds: u64 = rounds.into_iter().map(AtomicU64::into_inner).sum();
+    Ok(format!(
+        "{listings} listings in order, {listed} areas in all; {rounds} came and went meanwhile"
+    ))
 }
