@@ -38,7 +38,8 @@ fn main() -> ! {
     machine::start();
     if arch::command_line().contains("bench") {
         bench::run();
-        arch::exit(true);
+        PASSED.store(1, Ordering::Relaxed);
+        close();
     }
     smp::start_other();
     for (name, case) in cases::all() {
@@ -46,6 +47,11 @@ fn main() -> ! {
         case();
         PASSED.fetch_add(1, Ordering::Relaxed);
     }
+    close();
+}
+
+/// Says that all went well, in the closing line and in QEMU's status.
+fn close() -> ! {
     println!("{} passed, 0 failed", PASSED.load(Ordering::Relaxed));
     arch::exit(true);
 }
