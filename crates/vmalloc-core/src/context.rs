@@ -7,7 +7,7 @@ use crate::platform::Prot;
 use crate::publish::AreaId;
 use crate::record::{Record, Shape};
 use crate::slots::Slots;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::tag::Owner;
 use crate::units::{PageRange, Pages, Vpn};
 
@@ -85,6 +85,12 @@ impl<'a, M: Machine> Context<'a, M> {
     #[inline]
     pub(crate) fn add_lazy(&self, pages: Pages) {
         self.change_lazy(pages.0);
+    }
+
+    /// Which area, plus 1, this thread's lane parked last.
+    #[inline]
+    pub(crate) fn last_parked(&self) -> &'a AtomicU64 {
+        self.tables.last_parked(self.me.number(), self.machine.lane().index)
     }
 
     /// Counts pages as no longer parked.

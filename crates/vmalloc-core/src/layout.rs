@@ -38,6 +38,8 @@ const COUNTER_WORDS: usize = 8;
 pub const LANES: usize = 8;
 /// Words of a lane: two cache lines.
 const LANE_WORDS: usize = 16;
+/// The word of a lane, behind its counters, that says what was parked last.
+const LAST_PARKED: usize = 15;
 const PAGE_WORDS: usize = 512;
 const GRANULES_MAX: usize = 1 << 26;
 
@@ -335,6 +337,13 @@ impl<'a> Tables<'a> {
     pub(crate) fn stat(&self, owner: usize, lane: usize, which: Stat) -> &'a AtomicU64 {
         let lane = (owner - 1) * LANES + lane % LANES;
         &self.words[self.at.stats + lane * LANE_WORDS + which as usize]
+    }
+
+    /// Which area, plus 1, was parked last through one of a member's lanes: a hint.
+    #[inline]
+    pub(crate) fn last_parked(&self, owner: usize, lane: usize) -> &'a AtomicU64 {
+        let lane = (owner - 1) * LANES + lane % LANES;
+        &self.words[self.at.stats + lane * LANE_WORDS + LAST_PARKED]
     }
 
     /// The same counter of every lane of every member.

@@ -31,10 +31,14 @@ use crate::units::PageRange;
 /// The most parked areas that `revive` looks at before it gives up.
 const LOOKS_MAX: usize = 64;
 
+/// Areas with one of these are purged, and never taken back into use.
+const NEVER_REVIVED: u64 =
+    flags::VMAP | flags::RESERVED | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
+
 /// Parks an area whose state is `from` (LIVE, DYING or BUILDING, ours to move). `false`: it was
 /// in another state. Never waits, never allocates.
 pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
-    let pages = record.shape().pages;
+    let Shape { pages, flags, .. } = record.shape();
     // What others wrote is nobody's afterwards: whoever revives it zeroes it.
     let owner = if from.kind == Kind::Live { from.owner } else { None };
     // Counted before it can be found, so that nobody counts it out before it is counted in.
@@ -44,6 +48,10 @@ pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, fro
         return false;
     }
     hint(context, record.id);
+    if flags & NEVER_REVIVED == 0 {
+        // Relaxed: a hint; whoever follows it looks at the record.
+        context.last_parked().store(record.id as u64 + 1, Ordering::Relaxed);
+    }
     true
 }
 
@@ -88,6 +96,9 @@ pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
 /// Takes a parked area of the planned shape back into use; where the machine lends, one of up to
 /// twice the pages will do.
 pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    if let Some(area) = revive_last(context, plan) {
+        return Some(area);
+    }
     let first = class_of(plan);
     let fit = if M::BORROWS { Fit::Twice } else { Fit::Exact };
     let mut looks = 0;
@@ -104,6 +115,17 @@ pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Optio
         }
     }
     found
+}
+
+/// Takes what this thread's lane parked last, if it will do: the same size again and again is
+/// found without a search, whatever else is parked beside it.
+#[inline]
+fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    let last = context.last_parked().load(Ordering::Relaxed);
+    let id = usize::try_from(last.checked_sub(1)?).ok()?;
+    // Checked: any member may have written the word.
+    let slot = slot_pages(context.tables, id)?;
+    revive_one(context, plan, Fit::Exact, context.record(id), slot)
 }
 
 /// Takes a parked area of at least the planned pages back into use: for a caller that found no
@@ -181,7 +203,6 @@ fn revive_one<M: Machine>(
     slot: PageRange,
 ) -> Option<Area> {
     let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
-    let never = flags::VMAP | flags::RESERVED | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
     let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,
@@ -191,8 +212,7 @@ fn revive_one<M: Machine>(
     let same = fits
         && shape.guard == plan.guard
         && (shape.flags ^ plan.flags) & alike == 0
-        && shape.flags & never == 0
-        && plan.flags & never == 0
+        && (shape.flags | plan.flags) & NEVER_REVIVED == 0
         && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1));
     if !same || !context.machine.is_exclusive(Backing(shape.backing)) {
         return None;

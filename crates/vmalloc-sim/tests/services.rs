@@ -1,7 +1,7 @@
 //! Services of `vmalloc` beyond the plain call, each as its rule.
 
-use vmalloc_core::platform::Mapper;
-use vmalloc_core::{AllocError, BackError, Pages, Request, VirtAddr};
+use vmalloc_core::platform::{Frames, Mapper};
+use vmalloc_core::{AllocError, BackError, Extent, Order, Pages, Prot, Request, VirtAddr};
 use vmalloc_sim::{KernelConfig, SimKernel};
 
 /// Goal: a caller that may not wait is served although all frames are on the lazy list, where
@@ -99,5 +99,29 @@ fn vmalloc_to_pfn_answers_for_areas_in_use_only() {
         assert_eq!(engine.vmalloc_to_pfn(VirtAddr(area.addr().0 + 3 * 4096)), None, "the guard");
         let _ = engine.vfree(area.addr()).unwrap();
         assert_eq!(engine.vmalloc_to_pfn(area.addr()), None, "parked, though still mapped");
+    });
+}
+
+/// Goal: the same size again and again is revived, whatever lies parked before it that cannot be.
+/// Method: park more mappings of a page than `revive` looks at; then allocate and free a page.
+#[test]
+fn what_was_parked_last_is_revived_behind_a_hundred_that_cannot_be() {
+    SimKernel::run(KernelConfig::default(), |kernel| {
+        let engine = kernel.engine(0);
+        let frame = Extent { start: kernel.frames().take(Order(0)).unwrap(), len: Pages(1) };
+        let shown: Vec<_> =
+            (0..100).map(|_| engine.vmap(&[frame], Prot::READ_WRITE).unwrap()).collect();
+        for area in &shown {
+            let _ = engine.vunmap(area.addr()).unwrap();
+        }
+        for _ in 0..10 {
+            let area = engine.vmalloc(&Request::bytes(4096)).unwrap();
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+        let stats = engine.stats();
+        assert_eq!((stats.revives, stats.parked_areas), (9, 101));
+        engine.purge().unwrap();
+        kernel.frames().give(frame);
+        assert_eq!(kernel.verify(), Ok(()));
     });
 }
