@@ -3,8 +3,11 @@
 use std::process::Command;
 
 /// Each example of this crate, and a line of its output.
-const EXAMPLES: [(&str, &str); 2] =
-    [("module", "exit: 0 areas left"), ("shared", "the other process answered \"pong\"")];
+const EXAMPLES: [(&str, &str); 3] = [
+    ("module", "exit: 0 areas left"),
+    ("ring", "written across the end, read at the front: \"und\""),
+    ("shared", "the other process answered \"pong\""),
+];
 
 /// Goal: what the examples say is true. Method: cargo runs them, as a reader would.
 #[test]
