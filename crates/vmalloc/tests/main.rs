@@ -19,6 +19,7 @@ mod members;
 mod model;
 mod peer;
 mod recovery;
+mod refusals;
 mod resize;
 mod sharing;
 mod signals;

@@ -4,10 +4,9 @@
 //! takes everything back.
 
 use super::linux_cases::Scale;
-use super::subject::{Mem, Settled, Stage, Stop, Subject, Verdict};
-use std::convert::Infallible;
-use vmalloc::{Buf, Pool};
-use vmalloc_core::Request;
+use super::subject::{Mem, Settled, Stage, Subject, Verdict};
+use vmalloc::{Buf, Pool, Shared, SharedRun};
+use vmalloc_core::{PAGE_SIZE, Request};
 
 /// Bytes of the pool beside those that the cases ask for.
 const SPARE_BYTES: u64 = 16 << 20;
@@ -69,8 +68,8 @@ pub struct LinuxWorker<'a> {
 
 impl Subject for LinuxWorker<'_> {
     type Mem = Buf;
-    type Frames = Infallible;
-    type Run = Infallible;
+    type Frames = PoolFrames;
+    type Run = SharedRun;
 
     fn cpus(&self) -> u32 {
         self.stage.cpus
@@ -90,12 +89,46 @@ impl Subject for LinuxWorker<'_> {
         body()
     }
 
-    fn take_frames(&self, _: u64) -> Verdict<Infallible> {
-        Err(Stop::Unsupported("a pool hands out areas, and no single frames to be mapped"))
+    /// A pool hands out areas: so each frame is one of a page.
+    fn take_frames(&self, pages: u64) -> Verdict<PoolFrames> {
+        let mut frames = PoolFrames(Vec::new());
+        for _ in 0..pages {
+            let page = self.stage.pool.alloc(&Request::bytes(PAGE_SIZE as u64))?;
+            frames.0.push(page.share()?);
+        }
+        Ok(frames)
     }
 
-    fn map_ram(&self, frames: &Infallible) -> Verdict<Infallible> {
-        match *frames {}
+    /// A stitched view: an `mmap` for each run of frames, and the `munmap` with its drop.
+    fn map_ram(&self, frames: &PoolFrames) -> Verdict<SharedRun> {
+        let pieces: Vec<&Shared> = frames.0.iter().collect();
+        Ok(self.stage.pool.stitch_shared(&pieces)?)
+    }
+}
+
+/// Single frames: areas of one page that their mappings share.
+pub struct PoolFrames(Vec<Shared>);
+
+impl Drop for PoolFrames {
+    fn drop(&mut self) {
+        for page in self.0.drain(..) {
+            // What cannot be freed is found as a leak at the end.
+            let _ = page.free();
+        }
+    }
+}
+
+impl Mem for SharedRun {
+    fn addr(&self) -> u64 {
+        self.words().as_ptr() as u64
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) -> Verdict {
+        Ok(self.write_at(at, bytes)?)
+    }
+
+    fn read(&self, at: usize, out: &mut [u8]) -> Verdict {
+        Ok(self.read_at(at, out)?)
     }
 }
 

@@ -4,7 +4,6 @@
 //! knows its CPU. Memory is freed when its handle is dropped, so a case that stops halfway leaves
 //! nothing behind.
 
-use std::convert::Infallible;
 use std::error::Error;
 use vmalloc_core::Request;
 
@@ -96,19 +95,4 @@ pub struct Settled {
     pub purged: u64,
     /// Shootdowns that took.
     pub flushes: u64,
-}
-
-/// For a service that a machine does not have.
-impl Mem for Infallible {
-    fn addr(&self) -> u64 {
-        match *self {}
-    }
-
-    fn write(&mut self, _: usize, _: &[u8]) -> Verdict {
-        match *self {}
-    }
-
-    fn read(&self, _: usize, _: &mut [u8]) -> Verdict {
-        match *self {}
-    }
 }

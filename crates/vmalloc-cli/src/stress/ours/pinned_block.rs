@@ -14,7 +14,7 @@ use vmalloc_sim::{KernelConfig, SimKernel};
 
 /// Fills a window of one block, leaves one page mapped, and fills it again.
 pub fn run(terms: &Terms) -> Verdict<String> {
-    terms.on_sim_only("a pool maps nothing for a moment: it has no vm_map_ram")?;
+    terms.on_sim_only("a pool maps runs one by one, and has no blocks that could be pinned")?;
     let config = KernelConfig { spaces: 1, beside: BLOCK_PAGES, ..KernelConfig::default() };
     SimKernel::run(config, |kernel| {
         let words: Vec<_> =
