@@ -3,9 +3,11 @@
 use std::process::Command;
 
 /// Each example of this crate, and a line of its output.
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 5] = [
     ("module_sim", "exit: 0 areas left"),
     ("ring", "read at the front: \"und\""),
+    ("sparse", "decommitted: 2 frames"),
+    ("user_mapping", "faults: read-only"),
     ("vmap", "begins with \"oss\""),
 ];
 
