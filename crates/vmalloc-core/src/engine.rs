@@ -35,7 +35,7 @@ use crate::platform::{Frames, MapError};
 use crate::prot::Prot;
 use crate::publish::{Area, AreaId, publish};
 use crate::purge::purge_one;
-use crate::record::{Kind, Record, flags};
+use crate::record::{Kind, Record, State, flags};
 use crate::recover::{self, Recovered, recover};
 use crate::request::{Limits, Plan, Request};
 use crate::reserve::reserve;
@@ -178,14 +178,18 @@ impl<'a, M: Machine> Engine<'a, M> {
         let stale = FreeError::Stale { generation };
         let record = share::record_of(&self.context, id).ok_or(stale)?;
         let state = record.state().filter(|s| s.generation == generation).ok_or(stale)?;
+        self.free_record(record, state)
+    }
+
+    /// Frees the area of a record that was in `state`.
+    fn free_record(&self, record: Record<'_>, state: State) -> Result<Freed, FreeError> {
         match state.kind {
             Kind::Live if state.owner != Some(self.context.me) => {
                 Err(FreeError::NotMine { owner: state.owner })
             }
             // Its protection is put back at once, and that waits.
             Kind::Live
-                if record.shape().flags & flags::RESET_PERMS != 0
-                    && !self.context.machine.may_wait() =>
+                if record.flags() & flags::RESET_PERMS != 0 && !self.context.machine.may_wait() =>
             {
                 Err(FreeError::MayNotWait)
             }
@@ -201,7 +205,7 @@ impl<'a, M: Machine> Engine<'a, M> {
             Kind::Frozen | Kind::Shared => {
                 free_published(&self.context, record, state).map(|()| self.limit())
             }
-            _ => Err(stale),
+            _ => Err(FreeError::Stale { generation: state.generation }),
         }
     }
 
@@ -330,7 +334,7 @@ impl<'a, M: Machine> Engine<'a, M> {
         if (shape.flags & (flags::VMAP | flags::BORROWED) != 0) != vmapped {
             return Err(FreeError::WrongVerb);
         }
-        self.free(AreaId(record.id as u32), state.generation)
+        self.free_record(record, state)
     }
 
     /// Where waiting is forbidden the next purge takes it, and nobody revives it meanwhile.

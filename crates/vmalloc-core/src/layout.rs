@@ -314,8 +314,9 @@ impl<'a> Tables<'a> {
 
     /// The eight words of record `id`.
     #[inline]
-    pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64] {
-        &self.words[self.at.records + id * RECORD_WORDS..][..RECORD_WORDS]
+    pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64; RECORD_WORDS] {
+        let (records, _) = self.words[self.at.records..].as_chunks();
+        &records[id]
     }
 
     /// The presence cells of area `id`; empty where there is one member only.

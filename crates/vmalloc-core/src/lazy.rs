@@ -38,7 +38,7 @@ const NEVER_REVIVED: u64 =
 /// Parks an area whose state is `from` (LIVE, DYING or BUILDING, ours to move). `false`: it was
 /// in another state. Never waits, never allocates.
 pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
-    let Shape { pages, flags, .. } = record.shape();
+    let (pages, flags) = (record.pages(), record.flags());
     // What others wrote is nobody's afterwards: whoever revives it zeroes it.
     let owner = if from.kind == Kind::Live { from.owner } else { None };
     // Counted before it can be found, so that nobody counts it out before it is counted in.

@@ -17,7 +17,7 @@
 //!
 //! Linux: `vm_struct` and `vmap_area`; its `VM_UNINITIALIZED` is our BUILDING.
 
-use crate::layout::Tables;
+use crate::layout::{RECORD_WORDS, Tables};
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::tag::Owner;
 use crate::units::Pages;
@@ -170,13 +170,15 @@ pub(crate) struct Shape {
 /// The record with number `id`.
 #[derive(Clone, Copy)]
 pub(crate) struct Record<'a> {
-    words: &'a [AtomicU64],
+    words: &'a [AtomicU64; RECORD_WORDS],
     pub(crate) id: usize,
 }
 
 const STATE: usize = 0;
 const BYTES: usize = 1;
 const PAGES: usize = 2;
+/// The lower half of that word; the guard's pages are in the upper.
+const PAGES_MASK: u64 = 0xffff_ffff;
 const FLAGS: usize = 3;
 const BACKING: usize = 4;
 const CALLER: usize = 5;
@@ -231,7 +233,7 @@ impl<'a> Record<'a> {
         let pages = word(PAGES);
         Shape {
             bytes: word(BYTES),
-            pages: Pages(pages & 0xffff_ffff),
+            pages: Pages(pages & PAGES_MASK),
             guard: Pages(pages >> 32),
             flags: word(FLAGS),
             backing: word(BACKING),
@@ -247,7 +249,7 @@ impl<'a> Record<'a> {
         fence(Ordering::Release);
         let set = |i: usize, value: u64| self.words[i].store(value, Ordering::Relaxed);
         set(BYTES, shape.bytes);
-        set(PAGES, shape.pages.0 & 0xffff_ffff | shape.guard.0 << 32);
+        set(PAGES, shape.pages.0 & PAGES_MASK | shape.guard.0 << 32);
         set(FLAGS, shape.flags);
         set(BACKING, shape.backing);
         set(CALLER, shape.caller);
@@ -258,6 +260,12 @@ impl<'a> Record<'a> {
     #[inline]
     pub(crate) fn flags(&self) -> u64 {
         self.words[FLAGS].load(Ordering::Relaxed)
+    }
+
+    /// The pages that may be used, alone.
+    #[inline]
+    pub(crate) fn pages(&self) -> Pages {
+        Pages(self.words[PAGES].load(Ordering::Relaxed) & PAGES_MASK)
     }
 
     /// Who asked for how many bytes and how, where nothing else about the area changes: written
@@ -307,7 +315,7 @@ impl<'a> Record<'a> {
     pub(crate) fn lengthen(&self, shape: &Shape) {
         // Release: the frames are there.
         let set = |i: usize, value: u64| self.words[i].store(value, Ordering::Release);
-        set(PAGES, shape.pages.0 & 0xffff_ffff | shape.guard.0 << 32);
+        set(PAGES, shape.pages.0 & PAGES_MASK | shape.guard.0 << 32);
         set(BACKING, shape.backing);
         set(BIRTH, shape.birth);
         set(BYTES, shape.bytes);
@@ -339,7 +347,7 @@ impl RawRecord {
 
     /// Pages that may be used, and bytes asked for.
     pub(crate) fn len(&self, word: impl Fn(usize) -> Option<u64>) -> Option<(Pages, u64)> {
-        Some((Pages(word(self.word(PAGES))? & 0xffff_ffff), word(self.word(BYTES))?))
+        Some((Pages(word(self.word(PAGES))? & PAGES_MASK), word(self.word(BYTES))?))
     }
 
     const fn word(&self, i: usize) -> usize {

@@ -13,7 +13,7 @@ use crate::error::FreeError;
 use crate::machine::Machine;
 use crate::publish::Area;
 use crate::record::{Kind, Record, Shape, State};
-use crate::slots::slot_pages;
+use crate::slots::slot_of;
 use crate::sync::Ordering;
 use crate::tag::Tag;
 use crate::units::{PageRange, VirtAddr, Vpn};
@@ -62,19 +62,18 @@ fn slot_at<'a, M: Machine>(context: &Context<'a, M>, at: Vpn) -> Option<(Record<
     }
     let offset = at.0 - context.start.0;
     let granule = (offset >> GRANULE_SHIFT) as usize;
-    let head = match tag(context, granule)?.settled() {
+    let (head, tag) = match tag(context, granule)?.settled() {
         // The head must say, too, that the granule is its own: tags are shared words.
-        Tag::Body { head, .. } if head < granule => head,
-        Tag::Chunk(_) | Tag::Solo { .. } => granule,
-        _ => return None,
+        Tag::Body { head, .. } if head < granule => (head, tag(context, head)?.settled()),
+        tag => (granule, tag),
     };
-    let slot = match tag(context, head)?.settled() {
+    let slot = match tag {
         Tag::Chunk(class) => slot_in(class, offset - ((head as u64) << GRANULE_SHIFT))?,
         Tag::Solo { .. } => 0,
         _ => return None,
     };
     let id = head * SLOTS_MAX + slot;
-    let pages = slot_pages(context.tables, id)?;
+    let pages = slot_of(tag, context.tables.geometry(), id)?;
     pages.contains(Vpn(offset)).then(|| (context.record(id), pages))
 }
 
