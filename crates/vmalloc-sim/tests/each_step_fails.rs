@@ -13,7 +13,9 @@
 //! free, and once where nobody may wait, so that a half mapped area must be parked.
 
 use vmalloc_core::platform::{Frames, Prot};
-use vmalloc_core::{Area, Extent, Kind, Order, Pages, Pfn, Publish, Request, Token};
+use vmalloc_core::{
+    Area, Cache, Extent, Fill, Kind, Order, Pages, Pfn, Publish, Request, Token, VirtAddr,
+};
 use vmalloc_sim::{KernelConfig, SimKernel, Step};
 
 /// What a verb finds, besides itself.
@@ -45,6 +47,7 @@ const CONFIG: KernelConfig = KernelConfig {
     spaces: 2,
     backings: 256,
     lazy_pages_max: Pages(64),
+    device_frames: Pages(64),
     ..KernelConfig::USUAL
 };
 
@@ -182,6 +185,44 @@ fn every_step_of_vmap_fails_cleanly() {
     assert!(steps >= 3 * 30);
 }
 
+/// Goal: as for `vmap`. Method: a device's frames, no two of which are neighbours in their order.
+#[test]
+fn every_step_of_vmap_pfn_fails_cleanly() {
+    let steps = fail_each_step(0, |kernel, _| {
+        let device = kernel.hardware().ram().device_frames();
+        let runs: Vec<Extent> = (0..30).rev().map(|i| single(Pfn(device.start.0 + i))).collect();
+        told(kernel.engine(0).vmap_pfn(&runs, Prot::READ_WRITE.cached(Cache::Uncached)))
+    });
+    assert!(steps >= 3 * 30, "{steps}");
+}
+
+/// Goal: a physical range is shown or it is not. Method: `ioremap` and `memremap` of a device, and
+/// `memremap` of RAM that no direct map shows.
+#[test]
+fn every_step_of_ioremap_and_memremap_fails_cleanly() {
+    fn area_at(kernel: &SimKernel<'_>, addr: VirtAddr) -> Area {
+        kernel.engine(0).find(addr).expect("it was made just now")
+    }
+    let ioremap: Verb = |kernel, _| {
+        let phys = kernel.hardware().ram().device_frames().start.0 * 4096 + 0x123;
+        let made = kernel.engine(0).ioremap(phys, 40 * 4096, Cache::Uncached);
+        told(made.map(|addr| area_at(kernel, addr)))
+    };
+    let device: Verb = |kernel, _| {
+        let phys = kernel.hardware().ram().device_frames().start.0 * 4096;
+        let made = kernel.engine(0).memremap(phys, 9 * 4096, Cache::WriteCombining);
+        told(made.map(|addr| area_at(kernel, addr)))
+    };
+    let ram: Verb = |kernel, prepared| {
+        let phys = prepared.frames[3].0 * 4096;
+        let made = kernel.engine(0).memremap(phys, 4096, Cache::WriteBack);
+        told(made.map(|addr| area_at(kernel, addr)))
+    };
+    for verb in [ioremap, device, ram] {
+        assert!(fail_each_step(0, verb) >= 3, "a map call in each setting");
+    }
+}
+
 #[test]
 fn every_step_of_attach_fails_cleanly() {
     let steps = fail_each_step(1, |kernel, prepared| {
@@ -190,9 +231,10 @@ fn every_step_of_attach_fails_cleanly() {
     assert!(steps >= 3 * 7);
 }
 
-/// Goal: sharing, freeing and purging have no step that can fail here. Method: count them.
+/// Goal: sharing, freeing, purging and reserving have no step that can fail here. Method: count
+/// them.
 #[test]
-fn share_free_and_purge_ask_the_machine_for_nothing() {
+fn share_free_purge_and_reserve_ask_the_machine_for_nothing() {
     let share: Verb = |kernel, prepared| {
         let area = &prepared.area;
         let shared = kernel.engine(0).share(area.id, area.generation, Publish::Frozen);
@@ -206,7 +248,9 @@ fn share_free_and_purge_ask_the_machine_for_nothing() {
         kernel.hardware().set_may_wait(true);
         kernel.engine(0).purge().map(|_| None).map_err(|e| e.to_string())
     };
-    for verb in [share, free, purge] {
+    let reserve: Verb =
+        |kernel, _| told(kernel.engine(0).get_vm_area(&Request::bytes(300 * 4096), Fill::Commit));
+    for verb in [share, free, purge, reserve] {
         assert_eq!(fail_each_step(0, verb), 0);
     }
 }

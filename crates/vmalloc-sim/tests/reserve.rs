@@ -219,6 +219,47 @@ fn map_pages_is_all_or_nothing_and_for_sparse_areas_only() {
     });
 }
 
+/// Goal: frames are shown all, or none of them. Method: single frames at a border of tables; each
+/// step fails once.
+#[test]
+fn every_step_of_map_pages_fails_cleanly() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let mut mine: Vec<Pfn> = (0..40).map(|_| kernel.frames().take(Order(0)).unwrap()).collect();
+        mine.sort_by_key(|pfn| (pfn.0 % 2, pfn.0));
+        let runs: Vec<Extent> = mine.iter().map(|&pfn| run(pfn, 1)).collect();
+        let area = reservation(kernel, 3000, Fill::Frames);
+        let border = 512 - area.pages.start.0 % 512;
+        let range = part(&area, 512 + border - 20, 40);
+        let mut failed = 0;
+        for step in Step::ALL {
+            for nth in 1.. {
+                kernel.hardware().faults().fail_nth(step, nth);
+                let done = engine.map_pages(area.id, area.generation, range, &runs);
+                let fired = kernel.hardware().faults().fired(step) == 1;
+                kernel.hardware().faults().reset();
+                assert_eq!(done.is_err(), fired, "{step:?} number {nth}: {done:?}");
+                if !fired {
+                    kernel.cpu(0).store(range.start.addr(), nth).unwrap();
+                    engine.unmap_pages(area.id, area.generation, range).unwrap();
+                }
+                let shown = kernel.space(0).first_mapped(area.pages);
+                assert_eq!(shown, None, "{step:?} number {nth}");
+                assert_eq!(kernel.verify_with(Pages(40)), Ok(()), "{step:?} number {nth}");
+                if !fired {
+                    break;
+                }
+                failed += 1;
+            }
+        }
+        assert!(failed >= 40, "a map call for each frame, and tables: {failed}");
+        let _ = engine.free_vm_area(area.id, area.generation).unwrap();
+        kernel.purge();
+        runs.iter().for_each(|&run| kernel.frames().give(run));
+        assert_eq!(kernel.verify(), Ok(()));
+    });
+}
+
 /// Goal: `ioremap_page_range` fills exactly the area that was reserved for it.
 #[test]
 fn ioremap_page_range_must_match_its_area_exactly() {
