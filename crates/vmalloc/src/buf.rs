@@ -90,7 +90,8 @@ impl Buf {
     /// # Errors
     ///
     /// [`Unpublished`] gives the buffer back.
-    pub fn share(self) -> Result<Shared, Unpublished> {
+    pub fn share(mut self) -> Result<Shared, Unpublished> {
+        self.zero_tail();
         let (hold, view) = self.publish(Publish::Shared, ExclusiveView::share)?;
         Ok(Shared { view, hold })
     }

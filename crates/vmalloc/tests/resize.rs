@@ -163,6 +163,20 @@ fn a_shared_area_grows_under_those_who_use_it() {
     }
 }
 
+/// Goal: what a shared area grows by is zeros in its last page, too, where an earlier tenant wrote.
+#[test]
+fn a_shared_area_grows_by_zeros_where_an_earlier_tenant_wrote() {
+    let pool = Pool::create(16 * MIB).unwrap();
+    pool.vmalloc(8192).unwrap().fill(7);
+    let mut shared = pool.vmalloc(5000).unwrap().share().unwrap();
+    shared.grow(8192).unwrap();
+    let mut new = [1; 8192 - 5000];
+    shared.read_at(5000, &mut new).unwrap();
+    assert_eq!(new.iter().position(|&byte| byte != 0), None);
+    shared.free().unwrap();
+    assert_empty(&pool);
+}
+
 /// Goal: an area that cannot grow stays as it was: others behind it, a full pool, freed meanwhile.
 #[test]
 fn a_shared_area_that_cannot_grow_stays_as_it_was() {

@@ -71,6 +71,18 @@ impl Buf {
         Ok(())
     }
 
+    /// Zeros what its last page holds behind the end, from an earlier tenant: when a shared area
+    /// grows, others may look before that could be done.
+    pub(super) fn zero_tail(&mut self) {
+        let view = self.view.as_mut().expect("a buffer has its view until it goes");
+        let len = view.span().len;
+        // No page more: it takes no claim and cannot fail, but for a length that never was.
+        if !self.member.is_forked() && view.resize(Pages::for_bytes(len).bytes()).is_ok() {
+            view[len as usize..].fill(0);
+            let _ = view.resize(len);
+        }
+    }
+
     /// As [`Buf::resize`], and if there is no room behind it, moves it: then both are there for a
     /// moment, and an alignment that was asked for is not kept. Linux: `vrealloc`.
     ///
