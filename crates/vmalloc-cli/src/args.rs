@@ -65,6 +65,9 @@ pub enum Command {
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),
+    /// A member that a stress case starts.
+    #[command(hide = true)]
+    StressMember(crate::stress::pool::member::StressMemberArgs),
 }
 
 const DEMO_EXAMPLES: &str = "\
@@ -247,10 +250,13 @@ Examples:
   vmalloc stress --case vrealloc_test --machine sim --loops 100000
   vmalloc stress --preset stress         all CPUs, 1,000,000 loops, 20 times
 
-Cases: --case all, a group (linux, ours) or names; a wrong name lists them. The
+Cases: --case all, a group (linux, ours, pool) or names; a wrong name lists them. The
 order of Linux's cases is shuffled, another way for each thread. A case that is
 expected to fail counts as xfailed when it does. Under 1.5 GiB of memory: those
 who want more wait for the others.
+
+For the group pool, --loops says how many processes are killed (kill), how many
+seconds it lasts (members).
 
 Presets: smoke (10,000 loops, 10 times), performance (in sequence, 1,000,000
 loops, 3 times), stress (see above); --threads, --loops and --repeat go first.
@@ -272,6 +278,9 @@ pub struct StressArgs {
     /// How often each case goes round [default: 10000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub loops: Option<u64>,
+    /// How large the pool is in the cases of the group pool [default: 16M to 256M].
+    #[arg(long, value_name = "SIZE", value_parser = capacity)]
+    pub pool: Option<Size>,
     /// How often each worker runs each case [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub repeat: Option<u64>,

@@ -68,6 +68,7 @@ fn run(args: Args) -> Done {
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Stress(args) => stress::run(&args),
+        Command::StressMember(args) => stress::pool::member::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }
 }

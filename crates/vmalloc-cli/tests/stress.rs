@@ -23,6 +23,10 @@ const LINUX: [&str; 13] = [
     "vrealloc_test",
 ];
 
+/// The cases of many processes: a name, how many loops, and words of what each says.
+const POOL: [(&str, &str, &str); 2] =
+    [("kill", "24", "24 killed of 4 members"), ("members", "1", "of 63 members")];
+
 fn stress(args: &[&str]) -> Value {
     json(vmalloc(&[&["stress", "--json"], args].concat()))
 }
@@ -96,6 +100,22 @@ fn our_own_cases_pass_on_both_machines() {
             );
         }
     }
+}
+
+/// Goal: each case of many processes passes in real memory, says what it saw, and is told as
+/// unsupported on the simulated machine.
+#[test]
+fn the_cases_of_a_pool_pass_and_say_what_they_saw() {
+    for (name, loops, saw) in POOL {
+        let report = stress(&["--case", name, "--loops", loops, "--seed", "3"]);
+        let case = &report["alone"][0];
+        assert_eq!((&case["case"], &case["passed"]), (&Value::from(name), &1.into()), "{report}");
+        assert!(case["saw"].as_str().unwrap().contains(saw), "{case}");
+    }
+    let report = stress(&["--case", "pool", "--machine", "sim"]);
+    let cases = report["alone"].as_array().unwrap();
+    assert_eq!(cases.len(), POOL.len());
+    assert!(cases.iter().all(|case| case["unsupported"].is_string()), "{report}");
 }
 
 /// Goal: the seed decides the order; `--sequential` is Linux's own.

@@ -15,8 +15,8 @@
 mod linux;
 pub mod member;
 mod others;
-mod pattern;
-mod plan;
+pub mod pattern;
+pub mod plan;
 mod sim;
 mod stale;
 mod summary;

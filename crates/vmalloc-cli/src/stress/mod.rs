@@ -8,7 +8,7 @@
 //!
 //! [`subject`] is what a case needs of a machine, [`on_linux`] and [`on_sim`] give it;
 //! [`linux_cases`] and [`later`] are the thirteen, [`ours`] the others, and [`alone`] the table of
-//! those. Memory is bounded by [`memory`], and everything hangs on this process alone, so nothing
+//! those; [`pool`] has the cases of many processes. Memory is bounded by [`memory`], and everything hangs on this process alone, so nothing
 //! is left if it is killed.
 
 mod alone;
@@ -21,6 +21,7 @@ mod on_linux;
 mod on_sim;
 mod ours;
 mod percpu;
+pub mod pool;
 mod subject;
 mod summary;
 mod work;
@@ -77,7 +78,12 @@ pub fn run(args: &StressArgs) -> Done {
             Err(stop) => report.leaked = Some(reason(stop)),
         }
     }
-    let terms = Terms { machine: args.machine };
+    let terms = Terms {
+        machine: args.machine,
+        seed: plan.seed,
+        loops: args.loops,
+        pool_bytes: args.pool.map(|size| size.0),
+    };
     for case in alone {
         bar.set_message(case.name);
         let mut summary = Summary::new(0, case.name, plan.repeat, 1);
