@@ -138,3 +138,31 @@ fn regress_chunk_was_left_behind_by_two_who_both_stepped_back() {
         }
     });
 }
+
+/// Goal: an address space is listed while it works: in address order, with every area that was
+/// there all the time, once and as it is. Method: areas that stay, two threads at work beside
+/// them, and listings by a third.
+#[test]
+fn areas_are_listed_while_others_allocate_and_free() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let stay: Vec<Area> =
+            (1..=20).map(|pages| engine.vmalloc(&Request::bytes(pages * 4096)).unwrap()).collect();
+        thread::scope(|scope| {
+            let workers = [0, 1].map(|number| scope.spawn(move || work(kernel, number, 3000)));
+            let mut listings = 0;
+            while listings < 50 || workers.iter().any(|worker| !worker.is_finished()) {
+                let listed: Vec<Area> = engine.areas().collect();
+                let starts = listed.windows(2).all(|pair| pair[0].addr() < pair[1].addr());
+                assert!(starts, "address order: {listed:?}");
+                for area in &stay {
+                    assert_eq!(listed.iter().filter(|other| *other == area).count(), 1);
+                }
+                listings += 1;
+            }
+        });
+        for area in stay {
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+    });
+}
