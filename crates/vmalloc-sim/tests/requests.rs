@@ -43,6 +43,28 @@ fn a_preferred_node_serves_first_and_the_others_then() {
     });
 }
 
+/// Goal: a node and huge pages go together. Method: 2 MiB of node 1, shown by leaves of 2 MiB: no
+/// table of small pages is made. Linux: `vmalloc_huge_node`.
+#[test]
+fn huge_pages_come_from_the_node_asked_for() {
+    SimKernel::run(KernelConfig { frames: Pages(4096), ..two_nodes() }, |kernel| {
+        let engine = kernel.engine(0);
+        let _small = engine.vmalloc(&Request::bytes(PAGE)).unwrap(); // makes the tables above
+        for node in [NodeId(1), NodeId(0)] {
+            let tables = kernel.hardware().counters().tables_in_use.0;
+            let request = Request::bytes(2 << 20).align_bytes(2 << 20).huge().this_node(node);
+            let area = engine.vmalloc(&request).unwrap();
+            let frames = frames(kernel, &area);
+            assert_eq!((frames.len(), area.addr().0 % (2 << 20), frames[0].0 % 512), (512, 0, 0));
+            assert!(frames.iter().all(|&pfn| node_of(kernel, pfn) == node));
+            assert!(frames.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+            let made = kernel.hardware().counters().tables_in_use.0 - tables;
+            assert_eq!(made, 0, "a leaf of 2 MiB stands in a table that is there");
+        }
+        assert_eq!(kernel.verify(), Ok(()));
+    });
+}
+
 /// Goal: a request for one node only is refused when that is full, and served when it is not,
 /// whatever the other one has. Method: fill node 0 with areas of its own; then a purge.
 #[test]
