@@ -75,6 +75,11 @@ impl Buf {
         Buf { member, id: area.id, generation: area.generation, view: Some(view) }
     }
 
+    /// Where it lies in the pool's file.
+    pub(crate) fn span(&self) -> Span {
+        self.view.as_ref().expect("a buffer has its view until it goes").span()
+    }
+
     /// Makes it readable for every member, and writable for none, ever.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ mod os;
 mod pool;
 mod quota;
 mod reader;
+mod reservation;
 mod sealed;
 mod signal;
 mod stitch;
@@ -65,6 +66,9 @@ pub use options::Options;
 pub use pool::Pool;
 pub use quota::OverQuota;
 pub use reader::{ReadError, Reader};
+pub use reservation::{
+    BadRange, CommitError, DecommitError, NotCommitted, Reservation, ReserveError,
+};
 pub use sealed::{SealError, Sealed};
 pub use signal::{Event, Seen, Signal, WaitError};
 pub use stitch::{SharedRun, Snapshot, StitchError, Stitched, Unexchanged};

@@ -155,10 +155,16 @@ impl Pool {
     }
 
     fn map(&self, runs: &[Span], access: Access) -> Result<Stitch, StitchError> {
-        Stitch::new(self.member().ground.mapping.file(), runs, access).map_err(|e| match e {
+        Ok(Stitch::new(self.member().ground.mapping.file(), runs, access)?)
+    }
+}
+
+impl From<Mapping> for StitchError {
+    fn from(error: Mapping) -> StitchError {
+        match error {
             Mapping::Budget { wanted, taken, most } => StitchError::Vmas { wanted, taken, most },
             e => StitchError::Os(Box::new(e)),
-        })
+        }
     }
 }
 

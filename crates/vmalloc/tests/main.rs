@@ -20,6 +20,7 @@ mod model;
 mod peer;
 mod recovery;
 mod refusals;
+mod reserving;
 mod resize;
 mod sharing;
 mod signals;

@@ -44,6 +44,7 @@ pub(crate) mod memory;
 pub(crate) mod open;
 pub(crate) mod pagemap;
 pub(crate) mod passing;
+pub(crate) mod place;
 pub(crate) mod seal;
 pub(crate) mod stitch;
 #[cfg(test)]

@@ -66,10 +66,10 @@ impl std::error::Error for StitchError {}
 
 /// A share of the VMAs. Given back on drop.
 #[derive(Debug)]
-struct Budget(usize);
+pub(in crate::os) struct Budget(usize);
 
 impl Budget {
-    fn take(wanted: usize) -> Result<Budget, StitchError> {
+    pub(in crate::os) fn take(wanted: usize) -> Result<Budget, StitchError> {
         let most = vmas_max();
         let more = |taken: usize| taken.checked_add(wanted).filter(|sum| *sum <= most);
         // Relaxed: a number that guards no other memory.
@@ -249,7 +249,7 @@ fn merge(file: &PoolFile, runs: &[Span]) -> Result<Vec<Span>, StitchError> {
 }
 
 /// Address space for so many bytes and a guard page.
-fn reserve(len_bytes: usize) -> Result<NonNull<u8>, StitchError> {
+pub(in crate::os) fn reserve(len_bytes: usize) -> Result<NonNull<u8>, StitchError> {
     let os = |errno| StitchError::Os { call: "mmap to reserve", errno };
     fail::point("mmap_stitch").map_err(os)?;
     let all = len_bytes.checked_add(PAGE_BYTES as usize).ok_or(os(Errno::NOMEM))?;

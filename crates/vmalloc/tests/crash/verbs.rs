@@ -4,7 +4,7 @@ use super::step;
 use crate::peer::say;
 use crate::support::PAGE;
 use std::io::stdin;
-use vmalloc::{Buf, Frozen, Options, Pool, Request, Shared, Token};
+use vmalloc::{Buf, Frozen, Options, Pool, Request, Reservation, Shared, Token};
 
 /// What a member has in hand when the verb begins.
 pub struct Actor {
@@ -25,6 +25,7 @@ enum Kept {
     Buf(Buf),
     Frozen(Frozen),
     Shared(Shared),
+    Reservation(Reservation),
     Pool(Pool),
 }
 
@@ -94,6 +95,18 @@ pub const VERBS: &[Verb] = &[
         shared.grow(600 * PAGE as usize).unwrap();
         shared.grow(900 * PAGE as usize).unwrap();
         a.kept.push(Kept::Shared(shared));
+    }),
+    member("commit parts of a reservation", |a| {
+        let mut reservation = a.pool().reserve(1 << 30).unwrap();
+        reservation.commit(0..3 * PAGE as usize).unwrap();
+        reservation.commit(1 << 20..3 << 20).unwrap();
+        a.kept.push(Kept::Reservation(reservation));
+    }),
+    member("commit and decommit a part of a reservation", |a| {
+        let mut reservation = a.pool().reserve(1 << 30).unwrap();
+        reservation.commit(0..20 * PAGE as usize).unwrap();
+        reservation.decommit(0..1 << 30).unwrap();
+        a.kept.push(Kept::Reservation(reservation));
     }),
     member("give to whoever comes", |a| {
         let _token = a.own.take().unwrap().give().unwrap();
