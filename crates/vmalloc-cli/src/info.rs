@@ -14,7 +14,7 @@ use crate::target::{self, Looked};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
-use vmalloc::core::{Area, Stats};
+use vmalloc::core::{Area, Stats, flags};
 use vmalloc::{Info, MemberInfo};
 
 /// A pool, as `--json` tells it.
@@ -46,7 +46,17 @@ struct AreaJson {
     offset_bytes: u64,
     bytes: u64,
     pages: u64,
+    guard_pages: u64,
+    /// A word that whoever asked gave; 0: none.
+    caller: u64,
+    /// `vmalloc`, `vmap`…, as `vmallocinfo` says it.
+    what: &'static str,
+    user: bool,
+    huge: bool,
+    read_only: bool,
+    /// `live`, `frozen`, `parked`…
     kind: String,
+    generation: u64,
     owner: Option<usize>,
     /// Of a published area.
     token: Option<String>,
@@ -168,6 +178,13 @@ impl PoolJson {
             offset_bytes: area.addr().0,
             bytes: area.bytes,
             pages: area.pages.len.0,
+            guard_pages: area.guard.0,
+            caller: area.caller,
+            what: area.what(),
+            user: area.flags & flags::USERMAP != 0,
+            huge: area.flags & flags::HUGE != 0,
+            read_only: area.flags & flags::READ_ONLY != 0,
+            generation: area.generation,
             kind: format!("{:?}", area.kind).to_lowercase(),
             owner: area.owner.map(|owner| owner.number()),
             token: pool.token_of(area).map(|token| token.to_string()),

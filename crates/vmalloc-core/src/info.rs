@@ -15,7 +15,7 @@ use crate::record::{Kind, Record, flags};
 use crate::slots::slot_pages;
 use crate::sync::Ordering;
 use crate::tag::Tag;
-use crate::units::Pages;
+use crate::units::{PAGE_SHIFT, Pages, Vpn};
 use core::fmt;
 
 /// How often a record that changes under the look is looked at again.
@@ -73,6 +73,27 @@ impl<M: Machine> Iterator for Areas<'_, '_, M> {
 /// parked area is an "unpurged vm_area".
 impl fmt::Display for Area {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.line(None, f)
+    }
+}
+
+impl Area {
+    /// What it is, in `vmallocinfo`'s word: `vmalloc`, `vmap`, `ioremap` or `sparse`.
+    #[must_use]
+    pub const fn what(&self) -> &'static str {
+        if self.flags & flags::IOREMAP != 0 {
+            "ioremap"
+        } else if self.flags & (flags::SPARSE | flags::COMMIT) != 0 {
+            "sparse"
+        } else if self.flags & (flags::VMAP | flags::BORROWED | flags::PUT_PAGES) != 0 {
+            "vmap"
+        } else {
+            "vmalloc"
+        }
+    }
+
+    /// The line; with the physical address that a device's area shows, where that is known.
+    fn line(&self, phys: Option<u64>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = Pages(self.pages.len.0 + self.guard.0);
         let start = self.addr().0;
         write!(f, "{start:#018x}-{:#018x} {:>7}", start + size.bytes(), size.bytes())?;
@@ -83,12 +104,10 @@ impl fmt::Display for Area {
             write!(f, " {:#x}", self.caller)?;
         }
         write!(f, " pages={}", self.pages.len.0)?;
-        let is_vmap = self.flags & (flags::VMAP | flags::BORROWED | flags::PUT_PAGES) != 0;
-        let is_io = self.flags & flags::IOREMAP != 0;
-        let is_sparse = self.flags & (flags::SPARSE | flags::COMMIT) != 0;
-        let kinds =
-            [(is_io, "ioremap"), (is_sparse, "sparse"), (is_vmap, "vmap"), (true, "vmalloc")];
-        write!(f, " {}", kinds.iter().find(|(is, _)| *is).map_or("", |(_, kind)| kind))?;
+        if let Some(phys) = phys {
+            write!(f, " phys={phys:#018x}")?;
+        }
+        write!(f, " {}", self.what())?;
         for (bit, name) in
             [(flags::USERMAP, "user"), (flags::HUGE, "huge"), (flags::READ_ONLY, "read-only")]
         {
@@ -183,7 +202,7 @@ pub struct VmallocInfo<'e, 'a, M>(pub(crate) &'e Context<'a, M>);
 impl<M: Machine> fmt::Display for VmallocInfo<'_, '_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for area in Areas::new(self.0) {
-            write!(f, "{area}")?;
+            area.line(self.phys(&area), f)?;
             if area.kind.is_in_use() {
                 self.nodes(&area, f)?;
             }
@@ -194,11 +213,23 @@ impl<M: Machine> fmt::Display for VmallocInfo<'_, '_, M> {
 }
 
 impl<M: Machine> VmallocInfo<'_, '_, M> {
+    /// Where a device lies that `area` shows in one piece.
+    fn phys(&self, area: &Area) -> Option<u64> {
+        if area.flags & flags::IOREMAP == 0 || !area.kind.is_in_use() {
+            return None;
+        }
+        let pfn = |page| self.0.machine.translate(Vpn(page)).map(|(pfn, _)| pfn.0);
+        let start = area.pages.start.0;
+        let first = pfn(start)?;
+        let mut pages = start..area.pages.end().0;
+        pages.all(|page| pfn(page) == Some(first + (page - start))).then_some(first << PAGE_SHIFT)
+    }
+
     /// ` N0=3 N1=9`.
     fn nodes(&self, area: &Area, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut pages = [0_u32; 256];
         for page in area.pages.start.0..area.pages.end().0 {
-            match self.0.machine.node_of(crate::Vpn(page)) {
+            match self.0.machine.node_of(Vpn(page)) {
                 Some(node) => pages[usize::from(node.0)] += 1,
                 None if page == area.pages.start.0 => return Ok(()), // a machine without nodes
                 None => {}

@@ -1,6 +1,7 @@
 //! What only looks, in Linux's words.
 
-use vmalloc_core::{NodeId, Pages, Request, VirtAddr};
+use vmalloc_core::platform::Prot;
+use vmalloc_core::{Cache, Extent, Fill, NodeId, Pages, Pfn, Request, VirtAddr};
 use vmalloc_sim::{KernelConfig, SimKernel};
 
 const PAGE: u64 = 4096;
@@ -27,6 +28,38 @@ fn vmallocinfo_counts_the_pages_on_each_node() {
         assert_eq!(tail(both.addr()), "1232896 0xc0de pages=300 vmalloc owner=1 N0=256 N1=44");
         assert_eq!(tail(parked.addr()), "12288 unpurged vm_area");
         assert_eq!(listing.lines().count(), 3);
+    });
+}
+
+/// Goal: what is mapped and reserved is told in Linux's words, a device's area with its physical
+/// address. Method: one of each; the device's frames in one piece, and in two.
+#[test]
+fn vmallocinfo_tells_devices_and_reservations_in_the_words_of_linux() {
+    let config = KernelConfig { device_frames: Pages(8), ..KernelConfig::USUAL };
+    SimKernel::run(config, |kernel| {
+        let engine = kernel.engine(0);
+        let device = kernel.hardware().ram().device_frames().start;
+        let phys = device.0 * PAGE + 0x10;
+        let registers = engine.ioremap(phys, 2 * PAGE, Cache::Uncached).unwrap();
+        let one = |page: u64| Extent { start: Pfn(device.0 + page), len: Pages(1) };
+        let uncached = Prot::READ_WRITE.cached(Cache::Uncached);
+        let pieces = engine.vmap_pfn(&[one(3), one(1)], uncached).unwrap().addr();
+        let reserve = |fill| engine.get_vm_area(&Request::bytes(5 * PAGE), fill).unwrap().addr();
+        let (sparse, later) = (reserve(Fill::Frames), reserve(Fill::Device));
+        let user = engine.vmalloc(&Request::bytes(PAGE).user()).unwrap().addr();
+        let listing = engine.vmallocinfo().to_string();
+        let tail = |addr: VirtAddr| {
+            let start = format!("{:#018x}-", addr.vpn().addr().0);
+            let line = listing.lines().find(|line| line.starts_with(&start)).expect("a line");
+            line[38..].trim_start().split_once(' ').expect("words").1.to_owned()
+        };
+        let base = phys - 0x10;
+        let told = format!("pages=3 phys={base:#018x} ioremap owner=1");
+        assert_eq!(tail(registers), told, "{listing}");
+        assert_eq!(tail(pieces), "pages=2 ioremap owner=1", "{listing}");
+        assert_eq!(tail(sparse), "pages=5 sparse owner=1");
+        assert_eq!(tail(later), "pages=5 ioremap owner=1", "nothing is shown yet");
+        assert_eq!(tail(user), "pages=1 vmalloc user owner=1 N0=1");
     });
 }
 
