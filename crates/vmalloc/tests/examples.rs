@@ -3,10 +3,11 @@
 use std::process::Command;
 
 /// Each example of this crate, and a line of its output.
-const EXAMPLES: [(&str, &str); 3] = [
+const EXAMPLES: [(&str, &str); 4] = [
     ("module", "exit: 0 areas left"),
     ("ring", "written across the end, read at the front: \"und\""),
     ("shared", "the other process answered \"pong\""),
+    ("sparse", "196608 bytes hold 3 rows"),
 ];
 
 /// Goal: what the examples say is true. Method: cargo runs them, as a reader would.
