@@ -255,8 +255,8 @@ order of Linux's cases is shuffled, another way for each thread. A case that is
 expected to fail counts as xfailed when it does. Under 1.5 GiB of memory: those
 who want more wait for the others.
 
-For the group pool, --loops says how many processes are killed (kill), how many
-seconds it lasts (members).
+For the group pool, --loops says how many processes are killed (kill), seeds
+played (frag), seconds it lasts (members), requests refused (full, quota).
 
 Presets: smoke (10,000 loops, 10 times), performance (in sequence, 1,000,000
 loops, 3 times), stress (see above); --threads, --loops and --repeat go first.

@@ -24,8 +24,13 @@ const LINUX: [&str; 13] = [
 ];
 
 /// The cases of many processes: a name, how many loops, and words of what each says.
-const POOL: [(&str, &str, &str); 2] =
-    [("kill", "24", "24 killed of 4 members"), ("members", "1", "of 63 members")];
+const POOL: [(&str, &str, &str); 5] = [
+    ("kill", "24", "24 killed of 4 members"),
+    ("frag", "2", "2 of 2 seeds in pools of 256 MiB"),
+    ("full", "50", "50 refusals each"),
+    ("members", "1", "of 63 members"),
+    ("quota", "50", "50 refusals at a quota"),
+];
 
 fn stress(args: &[&str]) -> Value {
     json(vmalloc(&[&["stress", "--json"], args].concat()))

@@ -52,6 +52,9 @@ pub struct StressMemberArgs {
     /// Leave and join again after so many rounds; 0: stay.
     #[arg(long, default_value_t = 0)]
     pub rejoin: u64,
+    /// Make the pool instead, and fill it until it has refused so often.
+    #[arg(long)]
+    pub fill: Option<u64>,
 }
 
 /// Something that the member holds.
@@ -71,6 +74,9 @@ struct Work {
 
 /// Works until it is told to leave.
 pub fn run(args: &StressMemberArgs) -> Done {
+    if let Some(rounds) = args.fill {
+        return super::full::in_child(args, rounds);
+    }
     serve(args).inspect_err(|failure| {
         if let Failure::Said(why) = failure {
             // If nobody listens, the exit code must do.
@@ -128,7 +134,8 @@ fn asked() -> Receiver<()> {
     receiver
 }
 
-fn say(text: impl Display) -> Done {
+/// A line to whoever started it.
+pub fn say(text: impl Display) -> Done {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::output(&e))
 }

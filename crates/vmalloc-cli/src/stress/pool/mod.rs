@@ -9,10 +9,13 @@
 //! if this process is killed; the members leave when it does.
 
 mod deaths;
+mod frag;
+mod full;
 mod kill;
 pub mod member;
 mod members;
 mod peer;
+mod quota;
 mod tag;
 
 use super::alone::{Alone, check};
@@ -20,8 +23,13 @@ use super::subject::Verdict;
 use vmalloc::Pool;
 
 /// The table.
-pub const CASES: &[Alone] =
-    &[Alone { name: "kill", run: kill::run }, Alone { name: "members", run: members::run }];
+pub const CASES: &[Alone] = &[
+    Alone { name: "kill", run: kill::run },
+    Alone { name: "frag", run: frag::run },
+    Alone { name: "full", run: full::run },
+    Alone { name: "members", run: members::run },
+    Alone { name: "quota", run: quota::run },
+];
 
 /// Why no case of a pool runs on the simulated machine.
 const REAL_ONLY: &str = "processes that die share real memory only: --machine linux";
