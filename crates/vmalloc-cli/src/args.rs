@@ -52,6 +52,8 @@ pub enum Command {
     Info(InfoArgs),
     /// List the pools of this machine that you may see.
     List(ListArgs),
+    /// Look for dead members and damage, and recover what the dead held.
+    Doctor(crate::doctor::DoctorArgs),
     /// Watch a pool at work: members, areas, rates, frames by state.
     Top(crate::top::TopArgs),
     /// Draw a pool: pages above, the frames behind them below.

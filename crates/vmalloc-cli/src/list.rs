@@ -49,15 +49,16 @@ pub fn run(args: &ListArgs) -> Done {
 
 /// Every pool of this machine that this user may see.
 pub fn rows() -> Vec<Row> {
+    found().into_iter().filter_map(row).collect()
+}
+
+/// What may be one: the pools that processes have open, each once, and every file in `/dev/shm`.
+pub fn found() -> Vec<FoundPool> {
     let mut seen = HashSet::new();
     let mut is_new =
         |path: &Path| path.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino())));
-    let mut rows = Vec::new();
-    for found in vmalloc::list() {
-        if is_new(&found.path) {
-            rows.extend(row(found));
-        }
-    }
+    let mut found = vmalloc::list();
+    found.retain(|pool| is_new(&pool.path));
     for entry in std::fs::read_dir(SHM).into_iter().flatten().flatten() {
         let path = entry.path();
         // Regular files only, and no links: nothing else is opened, or even asked.
@@ -66,17 +67,11 @@ pub fn rows() -> Vec<Row> {
             && let Ok(meta) = path.symlink_metadata()
         {
             let name = path.display().to_string();
-            let resident_bytes = meta.blocks() * 512;
-            rows.extend(row(FoundPool {
-                name,
-                path,
-                pids: vec![],
-                uid: meta.uid(),
-                resident_bytes,
-            }));
+            let (uid, resident_bytes) = (meta.uid(), meta.blocks() * 512);
+            found.push(FoundPool { name, path, pids: vec![], uid, resident_bytes });
         }
     }
-    rows
+    found
 }
 
 /// A row, if it is a pool still.

@@ -4,6 +4,7 @@
 //!   args ─▶ main ─┬─ demo                    the story, on real memory or on a simulated machine
 //!                 ├─ create, put, get, rm    a pool as a place for files, at memory speed
 //!                 ├─ info, list, top, map    what is there; changes nothing
+//!                 ├─ doctor                  who died, and whether the invariants hold; recovers
 //!                 ├─ record, replay          what a program does with its pools, again and otherwise
 //!                 └─ stress                  Linux's test module and more, on either machine
 //! ```
@@ -17,6 +18,7 @@
 mod args;
 mod create;
 mod demo;
+mod doctor;
 mod failure;
 mod get;
 mod info;
@@ -63,6 +65,7 @@ fn run(args: Args) -> Done {
         Command::Rm(args) => rm::run(&args),
         Command::Info(args) => info::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Record(args) => record::run(&args),

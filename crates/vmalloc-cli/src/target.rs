@@ -54,7 +54,8 @@ fn pid(target: &Path) -> Option<u32> {
     target.to_str().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
 
-fn look(path: PathBuf) -> Result<Looked, Failure> {
+/// The pool at a path.
+pub fn look(path: PathBuf) -> Result<Looked, Failure> {
     match Onlooker::open(&path) {
         Ok(pool) => Ok(Looked { path, pool }),
         Err(e) => Err(not_opened(&path, &e)),

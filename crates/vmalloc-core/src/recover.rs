@@ -29,6 +29,7 @@ use crate::slots::slot_pages;
 use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
 use crate::units::Pages;
+use core::ops::AddAssign;
 
 /// How often the parked pages are counted again if the count changes meanwhile.
 const RECOUNTS: usize = 64;
@@ -42,6 +43,14 @@ pub struct Recovered {
     pub detached: usize,
     /// Granules it held.
     pub granules: usize,
+}
+
+impl AddAssign for Recovered {
+    fn add_assign(&mut self, more: Recovered) {
+        self.areas += more.areas;
+        self.detached += more.detached;
+        self.granules += more.granules;
+    }
 }
 
 /// Takes over what `dead` left. The caller makes sure that it is dead, that it stays so, and

@@ -37,6 +37,7 @@ mod error;
 mod events;
 mod guards;
 mod header;
+mod health;
 mod info;
 mod lanes;
 mod linear;
@@ -61,6 +62,7 @@ pub use error::{
     ResizeError, ShareError, Source, VerifyError,
 };
 pub use header::HeaderError;
+pub use health::Holdings;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};
 pub use options::Options;
 pub use pool::Pool;

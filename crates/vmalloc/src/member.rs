@@ -34,6 +34,7 @@ pub(crate) struct Member {
     pub(crate) ground: Ground,
     pub(crate) me: Owner,
     pub(crate) lazy_pages_max: Pages,
+    pub(crate) at_join: Recovered,
     fork: ForkGuard,
     // Written on attach and detach: area → generation, handles of this process.
     attached: Mutex<HashMap<u32, Attached>>,
@@ -66,15 +67,17 @@ impl Member {
                 continue;
             }
             let (attached, recovering) = (Mutex::default(), Mutex::default());
-            let member = Member { ground, me, lazy_pages_max, fork, attached, recovering };
+            let at_join = Recovered::default();
+            let mut member =
+                Member { ground, me, lazy_pages_max, at_join, fork, attached, recovering };
             if member.ground.header().member(me).is_active() {
                 member.ground.header().want_recount();
                 // Its last tenant died. With its lock and its number, what it was doing is ours.
-                member.engine().recover(me);
+                member.at_join += member.engine().recover(me);
             }
             let uid = rustix::process::geteuid().as_raw();
             member.ground.header().member(me).enter(std::process::id(), uid);
-            member.recover_dead();
+            member.at_join += member.recover_dead();
             events::listen();
             member.note(Op::Join, || member.about_pool());
             return Ok(member);
@@ -103,10 +106,7 @@ impl Member {
             let slot = self.ground.header().member(other);
             if slot.is_active() {
                 self.ground.header().want_recount();
-                let found = self.engine().recover(other);
-                total.areas += found.areas;
-                total.detached += found.detached;
-                total.granules += found.granules;
+                total += self.engine().recover(other);
                 slot.leave();
             }
             unlock(&self.ground, other);

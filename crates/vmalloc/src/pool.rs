@@ -246,6 +246,12 @@ impl Pool {
         if self.member.is_forked() { Recovered::default() } else { self.member.recover_dead() }
     }
 
+    /// What joining found and finished: the work of members that had died.
+    #[must_use]
+    pub fn recovered_at_join(&self) -> Recovered {
+        self.member.at_join
+    }
+
     /// Checks the invariants. Other members must be idle meanwhile.
     ///
     /// # Errors
@@ -253,11 +259,7 @@ impl Pool {
     /// [`VerifyError`]: which one does not hold, where.
     pub fn verify(&self) -> Result<Verified, VerifyError> {
         self.member.recount_if_due();
-        let verified = self.member.engine().verify().map_err(VerifyError::Engine)?;
-        let charged = self.member.ground.header().charged();
-        let charged = charged.load(std::sync::atomic::Ordering::SeqCst);
-        let found = verified.pages.0;
-        if charged == found { Ok(verified) } else { Err(VerifyError::Charged { charged, found }) }
+        self.member.ground.verify()
     }
 
     /// What the pool is and holds, taken while others work.

@@ -6,11 +6,13 @@
 use super::Engine;
 use crate::info::{self, Areas, Dump, Stats, VmallocInfo};
 use crate::machine::{Machine, View};
+use crate::presence::Presence;
 use crate::publish::{Area, AreaId};
-use crate::record::Shape;
+use crate::record::{Kind, Shape};
 use crate::registry;
 use crate::share::record_of;
 use crate::slots::slot_pages;
+use crate::tag::Owner;
 use crate::units::{Pages, Pfn, VirtAddr};
 use crate::verify::{Verified, VerifyError, verify};
 use crate::vread::vread;
@@ -29,6 +31,15 @@ impl<'a, M: Machine> Engine<'a, M> {
         let (state, shape) = record.snapshot()?;
         let slot = slot_pages(self.context.tables, record.id)?;
         Some(Area::new(&self.context, record.id, slot, state, &shape))
+    }
+
+    /// Whether a member is attached to a published area, in the generation that was listed.
+    #[must_use]
+    pub fn is_attached(&self, area: &Area, who: Owner) -> bool {
+        matches!(area.kind, Kind::Frozen | Kind::Shared | Kind::Dying)
+            && record_of(&self.context, area.id).is_some_and(|record| {
+                Presence::of(self.context.tables, record.id).holds(who, area.generation)
+            })
     }
 
     /// How an area is shown where it lies: for a machine in place, whose members have guard pages
