@@ -1,5 +1,6 @@
 //! Instructions a call, where the emulator counts them: `-icount shift=0` makes a tick of the counter
-//! an instruction. The workloads, and the order in them, are those of Linux's side.
+//! an instruction. The workloads, their counts and the order in them are those of Linux's side,
+//! `bench/linux-peer/vmalloc_bench.c`.
 //!
 //! The frame allocator is the engine's own and does real work; a purge every 32 MiB of parked pages,
 //! which is Linux's limit for one CPU, is part of the count.
@@ -26,10 +27,10 @@ pub fn run() {
     with_engines(SETUP, |parts, engines| {
         let engine = &engines[0];
         for pages in [1, 10, 100] {
-            measure("vmalloc", pages, 2000, || vmalloc(engine, pages));
+            measure("vmalloc", pages, 200_000 / pages.max(10), || vmalloc(engine, pages));
         }
         let mut random = Random::new(1);
-        measure("vmalloc_random_1000", 0, 200, || vmalloc(engine, 1 + random.below(1000)));
+        measure("vmalloc_random_1000", 0, 1000, || vmalloc(engine, 1 + random.below(1000)));
         for pages in [1, 10, 100] {
             measure("vmalloc_no_reuse", pages, 1000, || no_reuse(engine, pages));
         }
@@ -37,16 +38,25 @@ pub fn run() {
             let take =
                 |_| Extent { start: parts.buddy.take(Order(0)).expect("a frame"), len: Pages(1) };
             let runs: Vec<Extent> = (0..pages).map(take).collect();
-            measure("vmap", pages, 2000, || {
+            measure("vmap", pages, 20_000, || {
                 let area = engine.vmap(&runs, Prot::READ_WRITE).expect("room");
                 arch::store(area.addr().0, 1).expect("mapped");
                 relieve(engine, engine.vunmap(area.addr()).expect("live").over_limit);
             });
         }
+        for pages in [1, 10] {
+            let take =
+                || Extent { start: parts.buddy.take(Order(0)).expect("room"), len: Pages(1) };
+            measure("frames", pages, 20_000, || {
+                let mut taken = [const { None }; 10];
+                taken[..pages as usize].fill_with(|| Some(take()));
+                taken.into_iter().flatten().for_each(|frame| parts.buddy.give(frame));
+            });
+        }
         let take = |_| engine.vmalloc(&Request::bytes(4096)).expect("room").addr();
         let held: Vec<VirtAddr> = (0..15_000).map(take).collect();
         for pages in [1, 10] {
-            measure("busy_vmalloc", pages, 2000, || vmalloc(engine, pages));
+            measure("busy_vmalloc", pages, 20_000, || vmalloc(engine, pages));
         }
         for addr in held {
             let _ = engine.vfree(addr).expect("live");
@@ -77,7 +87,10 @@ fn measure(name: &str, pages: u64, count: u64, mut run: impl FnMut()) {
     (0..count / 4).for_each(|_| run());
     let (start, flushes) = (arch::counter(), SHOOTDOWNS.load(Ordering::Relaxed));
     (0..count).for_each(|_| run());
-    let each = (arch::counter() - start) / count;
-    let flushes = (SHOOTDOWNS.load(Ordering::Relaxed) - flushes) * 1000 / count;
-    println!("bench {name} pages={pages} instructions={each} shootdowns_per_1000={flushes}");
+    let instructions = arch::counter() - start;
+    let shootdowns = SHOOTDOWNS.load(Ordering::Relaxed) - flushes;
+    println!(
+        "bench {name} pages={pages} count={count} instructions={instructions} \
+         shootdowns={shootdowns}"
+    );
 }

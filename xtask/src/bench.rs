@@ -39,12 +39,16 @@ pub struct Options {
     /// Do not write docs/benchmarks.md; only runs of everything do.
     #[arg(long)]
     dry: bool,
-    /// Only the cases whose names begin so: `areas`, `areas/churn`, …
+    /// Only the cases whose names begin so: `areas`, `areas/churn`, …; `kernel` counts the
+    /// instructions of our kernel beside Linux's, in QEMU
     names: Vec<String>,
 }
 
 /// Builds and runs the benchmarks. Whether that went well.
 pub fn run(root: &Path, options: &Options) -> bool {
+    if options.names == ["kernel"] {
+        return crate::linux_peer::run(root);
+    }
     let dir = root.join("bench");
     let (features, skipped) = features(&dir);
     if let Err(why) = run::run(&mut cargo(&dir, "build", &features), BUILD) {

@@ -23,9 +23,9 @@ pub enum Task {
     Test,
     /// Run what CI runs, stop at the first failure and say how to repeat that step alone.
     Ci,
-    /// Boot the test kernels in QEMU, or count their instructions.
+    /// Boot the test kernels in QEMU.
     Kernel(kernel::Options),
-    /// Measure vmalloc beside its peers, and write docs/benchmarks.md.
+    /// Measure vmalloc beside its peers, and write docs/benchmarks.md; `kernel`: beside Linux.
     Bench(bench::Options),
     /// Run one check of the sources and documents, or all of them.
     Check {

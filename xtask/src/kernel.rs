@@ -2,8 +2,8 @@
 //!
 //! The kernel says itself what passed (`kernel/src/main.rs`); here it is built, given two CPUs and a
 //! limit, and its last line and its status are read. A missing emulator or target is a skip that
-//! says which package brings it. With `--instructions` the x86_64 kernel runs its workloads where
-//! the emulator counts instructions, beside what Linux needs for them.
+//! says which package brings it. `cargo xtask bench kernel` (`crate::linux_peer`) boots the
+//! x86_64 kernel once more, to count.
 
 use crate::run;
 use crate::suite::Tally;
@@ -24,9 +24,6 @@ pub struct Options {
     /// How often each is booted.
     #[arg(long, default_value_t = 1)]
     boots: u32,
-    /// Count instructions a call (x86_64), beside Linux.
-    #[arg(long)]
-    instructions: bool,
 }
 
 /// An architecture, or all of them.
@@ -79,31 +76,15 @@ const ARCHS: [Arch; 3] = [
     },
 ];
 
-/// Linux 6.1.192 (Debian's cloud kernel, `init_on_alloc=0 mitigations=off nokaslr`, one CPU), in the
-/// same emulator under the same counting: instructions a call and its undoing. And the share of them
-/// that we allow ourselves, one in so many.
-const LINUX: [(&str, u64, u64); 8] = [
-    ("vmalloc pages=1", 3792, 3),
-    ("vmalloc pages=10", 7706, 3),
-    ("vmalloc pages=100", 48_860, 3),
-    ("vmalloc_random_1000 pages=0", 235_395, 3),
-    ("vmap pages=1", 2460, 5),
-    ("vmap pages=10", 3118, 5),
-    ("busy_vmalloc pages=1", 3906, 3),
-    ("busy_vmalloc pages=10", 7873, 3),
-];
-
 /// Runs what `options` say. Whether all that was there passed.
 pub fn run(root: &Path, options: &Options) -> bool {
     let mut tally = Tally::default();
     let mut is_ok = true;
-    if options.instructions {
-        is_ok = told("instructions", instructions(root));
-    } else {
-        let wanted =
-            |arch: &&Arch| matches!(options.arch, Which::All) || options.arch == arch.which;
-        for arch in ARCHS.iter().filter(wanted) {
-            is_ok &= told(arch.target, boots(root, arch, options.boots, &mut tally));
+    let wanted = |arch: &&Arch| matches!(options.arch, Which::All) || options.arch == arch.which;
+    for arch in ARCHS.iter().filter(wanted) {
+        if let Err(why) = boots(root, arch, options.boots, &mut tally) {
+            println!("{}: {why}", arch.target);
+            is_ok = false;
         }
     }
     if !is_ok {
@@ -123,13 +104,6 @@ pub fn run_all(root: &Path, tally: &mut Tally) -> Result<(), String> {
         boots(root, arch, 1, tally).map_err(|why| format!("{}: {why}", arch.target))?;
     }
     Ok(())
-}
-
-fn told(what: &str, result: Result<(), String>) -> bool {
-    if let Err(why) = &result {
-        println!("{what}: {why}");
-    }
-    result.is_ok()
 }
 
 fn boots(root: &Path, arch: &Arch, count: u32, tally: &mut Tally) -> Result<(), String> {
@@ -210,40 +184,22 @@ fn verdict(arch: &Arch, ended: &Result<(), String>, closing: &str) -> Result<(),
     }
 }
 
-/// Prints the table of instructions.
-fn instructions(root: &Path) -> Result<(), String> {
+/// Boots the x86_64 kernel as one CPU whose clock counts instructions; what it prints goes to
+/// `on_line`.
+///
+/// # Errors
+///
+/// What is missing, or how the boot ended.
+pub fn count(root: &Path, on_line: &mut dyn FnMut(&str)) -> Result<(), String> {
     let arch = &ARCHS[0];
-    if let Some(why) = missing(arch) {
-        return Err(why);
-    }
+    missing(arch).map_or(Ok(()), Err)?;
     build(root, arch)?;
-    let mut counted: Vec<(String, u64, String)> = Vec::new();
-    let more = "-smp 1 -icount shift=0,sleep=off -append bench";
-    boot_once(root, arch, more, LIMIT, &mut |line| {
-        counted.extend(measurement(line));
-    })?;
-    println!("instructions a call and its undoing, x86_64; Linux 6.1 as it was counted before");
-    println!("{:<32}{:>10}{:>10}{:>10}  shootdowns per 1,000", "", "ours", "Linux", "budget");
-    for (name, ours, flushes) in &counted {
-        match LINUX.iter().find(|row| row.0 == name) {
-            Some(&(_, linux, share)) => {
-                let budget = linux / share;
-                let met = if *ours <= budget { "met" } else { "missed" };
-                println!("{name:<32}{ours:>10}{linux:>10}{budget:>10}  {flushes:<6}{met}");
-            }
-            None => println!("{name:<32}{ours:>10}{:>10}{:>10}  {flushes}", "", ""),
-        }
-    }
-    Ok(())
+    let more = format!("{COUNTING} -append bench");
+    boot_once(root, arch, &more, LIMIT, on_line).map(|_| ())
 }
 
-/// A line `bench NAME pages=N instructions=N shootdowns_per_1000=N`, taken apart.
-fn measurement(line: &str) -> Option<(String, u64, String)> {
-    let rest = line.strip_prefix("bench ")?;
-    let (name, counts) = rest.split_once(" instructions=")?;
-    let (ours, flushes) = counts.split_once(" shootdowns_per_1000=")?;
-    Some((name.to_owned(), ours.parse().ok()?, flushes.to_owned()))
-}
+/// The emulator's arguments for a clock that ticks once an instruction, and waits for nothing.
+pub const COUNTING: &str = "-smp 1 -icount shift=0,sleep=off";
 
 #[cfg(test)]
 mod tests {
@@ -262,13 +218,5 @@ mod tests {
         assert!(verdict(x86_64, &ended("exit status: 35"), "3 passed, 1 failed").is_err());
         assert!(verdict(aarch64, &Ok(()), "").is_err());
         assert!(verdict(aarch64, &Ok(()), "56 passed, 1 failed").is_err());
-    }
-
-    /// Goal: what the kernel prints is what the table reads.
-    #[test]
-    fn measurement_is_read_as_the_kernel_prints_it() {
-        let line = "bench vmap pages=10 instructions=900 shootdowns_per_1000=3";
-        assert_eq!(measurement(line), Some(("vmap pages=10".into(), 900, "3".into())));
-        assert_eq!(measurement("pool: pfn 0x1..0x2"), None);
     }
 }

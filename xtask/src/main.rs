@@ -19,6 +19,7 @@ mod checks;
 mod ci;
 mod cli;
 mod kernel;
+mod linux_peer;
 mod markdown;
 mod repo;
 mod run;

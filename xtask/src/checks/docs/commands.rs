@@ -258,6 +258,10 @@ fn xtask(words: &[&str]) -> Option<String> {
     }
     let values = rest.iter().filter(|word| !word.starts_with('-') && !is_blank(word));
     let takes: Vec<_> = sub.get_positionals().flat_map(|arg| arg.get_possible_values()).collect();
+    if sub.get_positionals().next().is_some() && takes.is_empty() {
+        // Any word will do: the task itself says what it does not know.
+        return None;
+    }
     let is_taken = |word: &str| takes.iter().any(|value| value.get_name() == word);
     let wrong = values.into_iter().find(|word| !is_taken(word))?;
     Some(format!("`cargo xtask {name}` does not take `{wrong}`"))
