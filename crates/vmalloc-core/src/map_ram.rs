@@ -43,6 +43,8 @@ pub const PAGES_MAX: Pages = Pages(GROUP_PAGES);
 const GROUPS: usize = (BLOCK_PAGES.0 / GROUP_PAGES) as usize;
 /// Words a CPU's hint: one is used, the rest keep it alone on its cache line.
 const HINT_WORDS: usize = 8;
+/// How many turns a caller without room waits for a shootdown of others before it gives up.
+const WAITS_MAX: u32 = 1 << 16;
 
 /// A window of short-lived maps. All methods take `&self`: CPUs share it.
 ///
@@ -213,7 +215,8 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
     /// their unmapping. `cpu` says in whose block to look first; any number will do.
     ///
     /// One atomic step to take the pages, one map an extent, two steps to make them live. Without
-    /// room, up to 64 blocks are shot down at once, if this context may wait.
+    /// room, up to 64 blocks are shot down at once, if this context may wait; what others are
+    /// shooting down just then is waited for.
     ///
     /// # Errors
     ///
@@ -308,6 +311,7 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
     }
 
     fn take_or_flush(&self, cpu: usize, len: u64) -> Result<(Group<'_>, u64), MapRamError> {
+        let mut waits = 0;
         loop {
             if let Some(taken) = self.take(cpu, len) {
                 return Ok(taken);
@@ -319,6 +323,12 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
             let from = self.home(cpu) / GROUPS;
             let mut freed = self.batches(from).map(|batch| self.shoot_down(batch, false));
             if usage.dirty.0 == 0 || !freed.any(|pages| pages.0 > 0) {
+                // Whoever is shooting pages down frees them when all CPUs have answered.
+                if usage.flushing.0 > 0 && waits < WAITS_MAX && self.hardware.may_wait() {
+                    waits += 1;
+                    self.hardware.wait_for_others();
+                    continue;
+                }
                 // What was being flushed when we counted may be free by now.
                 let flushing = Pages(usage.flushing.0 + usage.dirty.0);
                 let no_room =

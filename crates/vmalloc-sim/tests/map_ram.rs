@@ -423,6 +423,24 @@ fn three_threads_share_a_block_and_see_their_frames() {
     });
 }
 
+/// Goal: who finds no room while another CPU shoots the whole window down waits for it. Method:
+/// three CPUs, one page each, again and again in one block: there is room for all at any time.
+#[test]
+fn a_window_that_others_are_shooting_down_is_waited_for() {
+    with_ram(1, |_, ram| {
+        thread::scope(|scope| {
+            for cpu in 0..CPUS {
+                scope.spawn(move || {
+                    for _ in 0..40_000 {
+                        let at = ram.vm_map_ram(cpu, &[run(cpu as u64, 1)], Prot::READ).unwrap();
+                        ram.vm_unmap_ram(at.start.addr(), at.len).unwrap();
+                    }
+                });
+            }
+        });
+    });
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Map { cpu: usize, frames: Vec<(u64, u64)> },
