@@ -247,15 +247,16 @@ pub struct ListArgs {
 
 const STRESS_HELP: &str = "\
 Examples:
-  vmalloc stress                         every case once, 10,000 loops each
+  vmalloc stress                         Linux's cases and ours, 10,000 loops each
   vmalloc stress --case linux --threads 8
+  vmalloc stress --case pool             processes that die, fragmentation, limits
   vmalloc stress --case vrealloc_test --machine sim --loops 100000
   vmalloc stress --preset stress         all CPUs, 1,000,000 loops, 20 times
 
-Cases: --case all, a group (linux, ours, pool) or names; a wrong name lists them. The
-order of Linux's cases is shuffled, another way for each thread. A case that is
-expected to fail counts as xfailed when it does. Under 1.5 GiB of memory: those
-who want more wait for the others.
+Cases: --case all (the groups linux and ours), a group (linux, ours, pool) or
+names; a wrong name lists them. The order of Linux's cases is shuffled, another
+way for each thread. A case that is expected to fail counts as xfailed when it
+does. Under 1.5 GiB of memory: those who want more wait for the others.
 
 For the group pool, --loops says how many processes are killed (kill), seeds
 played (frag), seconds it lasts (members), requests refused (full, quota).

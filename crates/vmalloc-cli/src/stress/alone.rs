@@ -40,8 +40,11 @@ impl Terms {
     }
 }
 
+/// The group of those that take many processes.
+pub const POOL: &str = "pool";
+
 /// All groups: a name for each, and its cases.
-pub const GROUPS: [(&str, &[Alone]); 2] = [("ours", ours::CASES), ("pool", pool::CASES)];
+pub const GROUPS: [(&str, &[Alone]); 2] = [("ours", ours::CASES), (POOL, pool::CASES)];
 
 /// Stops a case in which something is not as it must be.
 pub fn check(is_true: bool, what_is_wrong: impl FnOnce() -> String) -> Verdict {

@@ -28,7 +28,7 @@ mod work;
 
 use crate::args::{Machine, Preset, StressArgs};
 use crate::failure::{Done, Failure};
-use alone::{Alone, GROUPS, Terms};
+use alone::{Alone, GROUPS, POOL, Terms};
 use crew::Plan;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use linux_cases::{Scale, cases};
@@ -49,7 +49,11 @@ const OBJECTS_MAX: u64 = 35_000;
 pub fn run(args: &StressArgs) -> Done {
     let started = Instant::now();
     let chosen = |group: &str, name: &str| {
-        args.case.iter().any(|wanted| wanted == "all" || wanted == group || wanted == name)
+        // A loop of a case of many processes is a kill or a second: those run when named.
+        let is_one_of_all = group != POOL;
+        args.case
+            .iter()
+            .any(|wanted| wanted == group || wanted == name || wanted == "all" && is_one_of_all)
     };
     let names = linux_names().into_iter().filter(|name| chosen(LINUX, name)).collect();
     let plan = plan(args, names);
