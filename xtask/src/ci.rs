@@ -107,6 +107,7 @@ fn steps() -> Vec<Step> {
         step("tests", Work::Tests(Part::Tests)),
         step("doctests", Work::Tests(Part::Doctests)),
         cargo("tracing", &TRACING, 10),
+        cargo("simulate", &SIMULATE, 10),
         step("rustdoc", doc),
     ];
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
@@ -121,6 +122,10 @@ fn steps() -> Vec<Step> {
 /// The test of an optional feature, which the others are built without.
 const TRACING: [&str; 7] =
     ["test", "--package", "vmalloc", "--features", "tracing", "--test", "events"];
+
+/// The simulation in short, and the planted bugs: on an engine that is built for it.
+const SIMULATE: [&str; 8] =
+    ["test", "--package", "vmalloc-sim", "--features", "simulate", "--lib", "--test", "simulate"];
 
 fn bare_args(target: &'static str) -> [&'static str; 7] {
     ["build", "--package", "vmalloc-core", "--package", "vmalloc-bare", "--target", target]

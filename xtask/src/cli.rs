@@ -5,6 +5,7 @@
 use crate::bench;
 use crate::checks::Check;
 use crate::kernel;
+use crate::simulate;
 use clap::{Parser, Subcommand};
 
 /// Tests, checks and CI of vmalloc.
@@ -27,6 +28,8 @@ pub enum Task {
     Kernel(kernel::Options),
     /// Measure vmalloc beside its peers, and write docs/benchmarks.md; `kernel`: beside Linux.
     Bench(bench::Options),
+    /// Run the engine under kills, faults and meetings that a seed chooses.
+    Simulate(simulate::Options),
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

@@ -23,6 +23,7 @@ mod linux_peer;
 mod markdown;
 mod repo;
 mod run;
+mod simulate;
 mod source;
 mod suite;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         cli::Task::Ci => ci::run(&root),
         cli::Task::Kernel(options) => kernel::run(&root, &options),
         cli::Task::Bench(options) => bench::run(&root, &options),
+        cli::Task::Simulate(options) => simulate::run(&root, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

@@ -133,13 +133,24 @@ impl Counter {
 pub struct FaultyFrames<F> {
     inner: F,
     plan: Arc<FaultPlan>,
+    /// Looks at every run that goes home, before it does.
+    watch: Option<Arc<Watch>>,
 }
+
+/// Somebody who looks at a run of frames.
+type Watch = dyn Fn(Extent) + Send + Sync;
 
 impl<F: Frames> FaultyFrames<F> {
     /// Wraps `inner`. Pass [`crate::Hardware::faults`] to have one plan for the whole machine.
     #[must_use]
     pub fn new(inner: F, plan: Arc<FaultPlan>) -> FaultyFrames<F> {
-        FaultyFrames { inner, plan }
+        FaultyFrames { inner, plan, watch: None }
+    }
+
+    /// The same, where `watch` looks at every run that goes home, before it does.
+    #[must_use]
+    pub fn watched(self, watch: Arc<Watch>) -> FaultyFrames<F> {
+        FaultyFrames { watch: Some(watch), ..self }
     }
 
     /// The allocator inside.
@@ -183,6 +194,9 @@ impl<F: Frames> Frames for FaultyFrames<F> {
     }
 
     fn give(&self, run: Extent) {
+        if let Some(watch) = &self.watch {
+            watch(run);
+        }
         self.inner.give(run);
     }
 

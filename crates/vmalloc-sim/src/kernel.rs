@@ -80,6 +80,8 @@ pub struct KernelConfig {
     /// The length of a window beside the engines', for what maps by itself, such as
     /// [`vmalloc_core::map_ram`]: there are tables for it, too. See [`SimKernel::beside`].
     pub beside: Pages,
+    /// Whether a frame that goes home while a TLB shows it is a panic. O(TLB entries) each.
+    pub watches_frames: bool,
 }
 
 impl KernelConfig {
@@ -96,6 +98,7 @@ impl KernelConfig {
         device_frames: Pages(0),
         cpus_per_space: CPUS_PER_SPACE,
         beside: Pages(0),
+        watches_frames: false,
     };
 }
 
@@ -351,7 +354,14 @@ impl<'a> SimSpace<'a> {
         config: &KernelConfig,
     ) -> SimSpace<'a> {
         let space = hardware.space().expect("a frame for the root");
-        let faulty = FaultyFrames::new(frames, Arc::clone(hardware.faults()));
+        let mut faulty = FaultyFrames::new(frames, Arc::clone(hardware.faults()));
+        if config.watches_frames {
+            let hardware = Arc::clone(hardware);
+            faulty = faulty.watched(Arc::new(move |run| {
+                let entries = hardware.tlb_entries_showing(run);
+                assert_eq!(entries, 0, "{run} goes home before its flush: TLB entries");
+            }));
+        }
         let machine = Paged::new(faulty, backings, space.clone());
         let config = engine::Config {
             window_start: window_start(index),

@@ -98,6 +98,13 @@ pub mod conformance;
 #[cfg(feature = "std")]
 mod subject_sim;
 
+// The other machine: members that share one window, and die.
+#[cfg(feature = "std")]
+pub mod in_place;
+
+#[cfg(feature = "simulate")]
+pub mod simulate;
+
 pub use conformance::{RULES, Rule};
 #[cfg(feature = "std")]
 pub use cpu::Cpu;

@@ -14,8 +14,8 @@
 //!
 //! Orderings: loads are `Acquire` and stores `Release`, which is what x86_64 gives plain moves.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{FRAME_WORDS, Ram};
+use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{Extent, PAGE_SIZE, Pages, Pfn};
 
 /// The RAM of one simulated machine. See the module's story in its source, `ram.rs`.

@@ -15,8 +15,8 @@ use crate::machine::{Hardware, lock};
 use crate::tables::{Root, is_upper};
 use crate::tlb::{Cached, SpaceId, Tag};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram, Tlb};
+use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Rights, Vpn};
 
 /// An address space of a [`Hardware`]. Clones lead to the same space; when the last one goes, so

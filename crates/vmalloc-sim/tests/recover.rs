@@ -10,10 +10,8 @@
 //!                recover, verify, go on, free all, purge: every page a hole, none backed
 //! ```
 
-mod in_place;
-
-use in_place::{Photo, Pool, PoolEngine, owner};
 use vmalloc_core::{Area, AttachError, Kind, Publish, Request, Token};
+use vmalloc_sim::in_place::{Photo, Pool, PoolEngine, owner};
 
 const DEAD: usize = 1;
 const SURVIVOR: usize = 2;
@@ -116,7 +114,11 @@ fn wind_up(pool: &Pool, when: &str) {
     assert_eq!(left, [], "{when}: areas at the end");
     let stats = survivor.stats();
     assert_eq!(stats.holes, stats.window, "{when}: pages that are no hole at the end");
-    assert_eq!(pool.ground(), in_place::Ground::default(), "{when}: the machine at the end");
+    assert_eq!(
+        pool.ground(),
+        vmalloc_sim::in_place::Ground::default(),
+        "{when}: the machine at the end"
+    );
 }
 
 fn bytes(pages: u64) -> Request {
@@ -283,7 +285,7 @@ fn area_of_a_dead_member_is_zeroed_for_the_next_one_with_its_number() {
         while revived != Some(area.pages) {
             let request = Request::bytes(area.pages.len.bytes());
             let calls = pool.count(|| revived = next.vmalloc(&request).ok().map(|a| a.pages));
-            assert!(calls.contains(&in_place::Call::Zero), "{revived:?}: {calls:?}");
+            assert!(calls.contains(&vmalloc_sim::in_place::Call::Zero), "{revived:?}: {calls:?}");
         }
     }
 }

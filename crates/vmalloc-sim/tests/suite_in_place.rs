@@ -1,11 +1,9 @@
 //! The suite on a machine in place, where all members share one window, as on Linux: the rules,
 //! and random operations against the model.
 
-mod in_place;
-
-use in_place::subject::InPlaceHost;
 use proptest::prelude::*;
 use vmalloc_core::Pages;
+use vmalloc_sim::in_place::subject::InPlaceHost;
 use vmalloc_sim::{Abilities, Host, Setup, ops, run};
 
 vmalloc_sim::conformance_tests!(InPlaceHost);

@@ -3,14 +3,15 @@
 //! a test can go on from any of them, as whoever comes after a kill does.
 //!
 //! It is strict where a real one is silent: backing a page that is backed already, or showing one
-//! that is not, panics. Fresh pages are zero, and each keeps its bytes until it is flushed.
-
-// Each test file uses its part of this.
-#![allow(dead_code)]
+//! that is not, panics. Fresh pages are zero, and each keeps its bytes until it is flushed. Every
+//! CPU has a TLB that forgets nothing but by a flush ([`Pool::load`]).
+//!
+//! With the feature `simulate` each call of the machine is a step, too, at which a member may be
+//! killed: see `vmalloc_core::sync::stepped`. What is dead has no effect.
 
 pub mod subject;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use vmalloc_core::sync::{AtomicU64, Ordering};
@@ -27,14 +28,23 @@ pub const CAPACITY: Pages = Pages(4096);
 /// What a machine does, as it is counted, failed and photographed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
+    /// [`Machine`]'s of the same name.
     CommitWords,
+    /// [`Machine`]'s of the same name.
     Back,
+    /// [`Machine`]'s of the same name.
     Map,
+    /// [`Machine`]'s of the same name.
     Publish,
+    /// [`Machine`]'s of the same name.
     Zero,
+    /// [`Machine`]'s of the same name.
     Unmap,
+    /// [`Machine`]'s of the same name.
     Flush,
+    /// [`Machine`]'s of the same name.
     Unback,
+    /// [`Machine`]'s of the same name.
     MayWait,
 }
 
@@ -43,6 +53,8 @@ pub enum Call {
 pub struct Ground {
     /// Pages that have memory behind them, and their bytes.
     pub backed: BTreeMap<u64, Vec<u8>>,
+    /// Which backing each of them is.
+    pub born: BTreeMap<u64, u64>,
     /// Pages charged to the budget.
     pub charged: u64,
 }
@@ -50,6 +62,7 @@ pub struct Ground {
 /// All there is, at one moment.
 #[derive(Clone)]
 pub struct Photo {
+    /// Between which calls.
     pub when: String,
     words: Vec<u64>,
     ground: Ground,
@@ -65,22 +78,47 @@ pub struct Pool {
     camera: RefCell<Option<Vec<Photo>>>,
     calls: RefCell<Vec<Call>>,
     fails: RefCell<Option<usize>>,
+    /// Pages that were ever backed: each backing is told from the last one at its place.
+    births: Cell<u64>,
+    /// A CPU's: page, and the birth that it saw.
+    tlbs: RefCell<Vec<BTreeMap<u64, u64>>>,
+    flushes: Cell<u64>,
 }
 
+/// The CPUs that each member runs on.
+pub const CPUS_PER_MEMBER: usize = 2;
+
+/// An engine of one of the pool's members.
 pub type PoolEngine<'p> = Engine<'p, InPlace<'p>>;
 
 /// A member's way to the pool.
 pub struct InPlace<'p>(&'p Pool);
 
+/// Member `n`, from 1 on.
+///
+/// # Panics
+///
+/// If there can be no such member; likewise below.
+#[must_use]
 pub fn owner(n: usize) -> Owner {
     Owner::new(n).expect("a member's number")
 }
 
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool::new()
+    }
+}
+
 impl Pool {
+    /// A pool of [`GEOMETRY`] and [`CAPACITY`] that parks as much as it likes.
+    #[must_use]
     pub fn new() -> Pool {
         Pool::sized(GEOMETRY, CAPACITY, Pages(1 << 20))
     }
 
+    /// A pool of this size.
+    #[must_use]
     pub fn sized(geometry: Geometry, capacity: Pages, lazy_pages_max: Pages) -> Pool {
         Pool {
             geometry,
@@ -91,10 +129,14 @@ impl Pool {
             camera: RefCell::new(None),
             calls: RefCell::default(),
             fails: RefCell::new(None),
+            births: Cell::new(0),
+            tlbs: RefCell::new(vec![BTreeMap::new(); (geometry.members + 1) * CPUS_PER_MEMBER]),
+            flushes: Cell::new(0),
         }
     }
 
     /// The pool as it was when the photo was taken.
+    #[must_use]
     pub fn from_photo(photo: &Photo) -> Pool {
         let pool = Pool::new();
         pool.words.iter().zip(&photo.words).for_each(|(w, v)| w.store(*v, Ordering::SeqCst));
@@ -103,6 +145,7 @@ impl Pool {
     }
 
     /// The engine of member `n`, from 1 on.
+    #[must_use]
     pub fn engine(&self, n: usize) -> PoolEngine<'_> {
         let tables = Tables::new(&self.words, self.geometry).expect("words as many as asked for");
         let (window_start, lazy_pages_max) = (Vpn(0x1_0000), self.lazy_pages_max);
@@ -110,6 +153,8 @@ impl Pool {
         Engine::new(tables, InPlace(self), config).expect("a window of whole granules")
     }
 
+    /// What the machine knows now.
+    #[must_use]
     pub fn ground(&self) -> Ground {
         self.ground.borrow().clone()
     }
@@ -131,6 +176,55 @@ impl Pool {
         self.calls.borrow().clone()
     }
 
+    /// How many flushes there were.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.flushes.get()
+    }
+
+    /// Pages backed, and pages charged.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let ground = self.ground.borrow();
+        (ground.backed.len() as u64, ground.charged)
+    }
+
+    /// What CPU `cpu` of member `n` sees at `page`: its bytes for `look`, which may change them.
+    /// `None`: nothing is there.
+    ///
+    /// # Errors
+    ///
+    /// The CPU has kept a translation of `page` to memory that is no longer there.
+    pub fn load<R>(
+        &self,
+        n: usize,
+        cpu: usize,
+        page: Vpn,
+        look: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<Option<R>, StaleTlb> {
+        let tlb = &mut self.tlbs.borrow_mut()[n * CPUS_PER_MEMBER + cpu % CPUS_PER_MEMBER];
+        let mut ground = self.ground.borrow_mut();
+        let born = ground.born.get(&page.0).copied();
+        if tlb.get(&page.0).is_some_and(|seen| Some(*seen) != born) {
+            return Err(StaleTlb { member: n, cpu, page });
+        }
+        let Some(born) = born else { return Ok(None) };
+        tlb.insert(page.0, born);
+        Ok(ground.backed.get_mut(&page.0).map(|bytes| look(bytes)))
+    }
+
+    /// The member's process is gone, and its translations with it.
+    pub fn drop_tlbs(&self, n: usize) {
+        let mut tlbs = self.tlbs.borrow_mut();
+        tlbs.iter_mut().skip(n * CPUS_PER_MEMBER).take(CPUS_PER_MEMBER).for_each(BTreeMap::clear);
+    }
+
+    /// Whether the call that [`Pool::fail`] chose has come.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.fails.borrow().is_some_and(|n| n < self.calls.borrow().len())
+    }
+
     /// Makes call number `n` from now on fail, from 0 on; `None`: none.
     pub fn fail(&self, n: Option<usize>) {
         self.calls.borrow_mut().clear();
@@ -144,12 +238,43 @@ impl Pool {
         }
     }
 
-    /// Notes a call; whether it must fail.
-    fn call(&self, call: Call) -> bool {
+    /// Notes a call; whether it must fail. `None`: the caller is dead, and nothing may happen.
+    fn call(&self, call: Call) -> Option<bool> {
+        if !step() {
+            return None;
+        }
         self.click(&format!("before {call:?}"));
         self.calls.borrow_mut().push(call);
-        *self.fails.borrow() == Some(self.calls.borrow().len() - 1)
+        Some(*self.fails.borrow() == Some(self.calls.borrow().len() - 1))
     }
+}
+
+/// A CPU used a translation to memory that another owner may have by now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StaleTlb {
+    /// Whose CPU.
+    pub member: usize,
+    /// Which of its CPUs.
+    pub cpu: usize,
+    /// The page.
+    pub page: Vpn,
+}
+
+impl std::fmt::Display for StaleTlb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let StaleTlb { member, cpu, page } = self;
+        write!(f, "CPU {cpu} of member {member} has a stale TLB entry for {page}")
+    }
+}
+
+impl std::error::Error for StaleTlb {}
+
+/// A call is about to have an effect; whether it does.
+fn step() -> bool {
+    #[cfg(feature = "simulate")]
+    return vmalloc_core::sync::stepped::step();
+    #[cfg(not(feature = "simulate"))]
+    true
 }
 
 impl Machine for InPlace<'_> {
@@ -166,18 +291,18 @@ impl Machine for InPlace<'_> {
     }
 
     fn may_wait(&self) -> bool {
-        !self.0.call(Call::MayWait)
+        self.0.call(Call::MayWait) != Some(true)
     }
 
     fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {
-        if self.0.call(Call::CommitWords) {
+        if self.0.call(Call::CommitWords) == Some(true) {
             return Err(NoMetadata { bytes: words.len() as u64 * 8 });
         }
         Ok(())
     }
 
     fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
-        let fails = self.0.call(Call::Back);
+        let Some(fails) = self.0.call(Call::Back) else { return Ok(Backing(pages.len.0)) };
         let mut ground = self.0.ground.borrow_mut();
         let free = Pages(self.0.capacity.0 - ground.charged);
         if fails || pages.len > free {
@@ -187,6 +312,8 @@ impl Machine for InPlace<'_> {
         for page in pages.start.0..pages.end().0 {
             let before = ground.backed.insert(page, vec![0; PAGE_SIZE]);
             assert_eq!(before, None, "page {page:#x} had an owner before its flush");
+            self.0.births.set(self.0.births.get() + 1);
+            ground.born.insert(page, self.0.births.get());
         }
         drop(ground);
         self.0.click("after Back");
@@ -206,8 +333,10 @@ impl Machine for InPlace<'_> {
     }
 
     fn map(&self, view: &View) -> Result<(), MapError> {
-        if self.0.call(Call::Map) {
-            return Err(MapError::Refused { errno: 12 });
+        match self.0.call(Call::Map) {
+            Some(true) => return Err(MapError::Refused { errno: 12 }),
+            Some(false) => {}
+            None => return Ok(()),
         }
         let ground = self.0.ground.borrow();
         for page in view.pages.start.0..view.pages.end().0 {
@@ -235,11 +364,15 @@ impl Machine for InPlace<'_> {
     }
 
     fn truncate(&self, view: &View, pages: Pages) -> Backing {
-        self.0.call(Call::Unback);
+        if self.0.call(Call::Unback).is_none() {
+            return Backing(pages.0);
+        }
         let mut ground = self.0.ground.borrow_mut();
         let kept = PageRange { start: view.pages.start, len: pages };
         let slot = view.slot;
-        ground.backed.retain(|&page, _| !slot.contains(Vpn(page)) || kept.contains(Vpn(page)));
+        let stays = |page| !slot.contains(Vpn(page)) || kept.contains(Vpn(page));
+        ground.backed.retain(|&page, _| stays(page));
+        ground.born.retain(|&page, _| stays(page));
         ground.charged -= view.backing.0 - pages.0;
         Backing(pages.0)
     }
@@ -253,7 +386,9 @@ impl Machine for InPlace<'_> {
     }
 
     fn zero(&self, view: &View) {
-        self.0.call(Call::Zero);
+        if self.0.call(Call::Zero).is_none() {
+            return;
+        }
         let mut ground = self.0.ground.borrow_mut();
         for page in view.pages.start.0..view.pages.end().0 {
             ground.backed.get_mut(&page).expect("a page that is shown").fill(0);
@@ -265,19 +400,26 @@ impl Machine for InPlace<'_> {
     }
 
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
-        if self.0.call(Call::Flush) {
-            return Err(FlushError { errno: 12 });
+        match self.0.call(Call::Flush) {
+            Some(true) => return Err(FlushError { errno: 12 }),
+            Some(false) => {}
+            None => return Ok(()),
         }
-        for range in ranges {
-            let mut ground = self.0.ground.borrow_mut();
-            ground.backed.retain(|&page, _| !range.contains(Vpn(page)));
-        }
+        self.0.flushes.set(self.0.flushes.get() + 1);
+        let stays = |page: &u64| !ranges.iter().any(|range| range.contains(Vpn(*page)));
+        let mut ground = self.0.ground.borrow_mut();
+        ground.backed.retain(|page, _| stays(page));
+        ground.born.retain(|page, _| stays(page));
+        drop(ground);
+        self.0.tlbs.borrow_mut().iter_mut().for_each(|tlb| tlb.retain(|page, _| stays(page)));
         self.0.click("after Flush");
         Ok(())
     }
 
     fn unback(&self, _pages: PageRange, backing: Backing) {
-        self.0.call(Call::Unback);
+        if self.0.call(Call::Unback).is_none() {
+            return;
+        }
         let mut ground = self.0.ground.borrow_mut();
         // As a real budget: never below nothing, and counted again by recovery.
         ground.charged = ground.charged.saturating_sub(backing.0);
@@ -291,7 +433,9 @@ impl Machine for InPlace<'_> {
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
-        if let Some(held) = held() {
+        if let Some(held) = held()
+            && step()
+        {
             self.0.ground.borrow_mut().charged = held.0;
         }
     }

@@ -1,12 +1,12 @@
 //! The machine in place as a subject of the suite: all members in one window.
 
 use super::{Pool, PoolEngine};
+use crate::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 use std::ops::Range;
 use vmalloc_core::{
     AllocError, Area, AttachError, Extent, FreeError, Freed, Geometry, PAGE_SIZE, Pages, Pfn, Prot,
     Publish, PurgeError, Purged, ResizeError, ShareError, Stats, Token, VirtAddr, Vpn,
 };
-use vmalloc_sim::{Abilities, Handle, Host, Refused, Setup, Subject, TokenKey, Want};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 

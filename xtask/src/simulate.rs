@@ -1,0 +1,69 @@
+//! `cargo xtask simulate`: builds the simulator of `crates/vmalloc-sim` and runs it.
+//!
+//! It is built by itself: with its features the engine's words are not the ones that ship.
+
+use crate::run;
+use std::path::Path;
+use std::time::Duration;
+
+/// The time that its build may take.
+const BUILD: Duration = Duration::from_secs(15 * 60);
+
+/// What `cargo xtask simulate` takes.
+#[derive(clap::Args)]
+pub struct Options {
+    /// This seed alone; else one after the other.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// For how long: `60s`, `5m`.
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = seconds)]
+    time: u64,
+    /// How many operations a seed has.
+    #[arg(long, default_value_t = 200)]
+    steps: u64,
+}
+
+/// Runs the simulator. Whether every seed was clean.
+pub fn run(root: &Path, options: &Options) -> bool {
+    let package = ["--package", "vmalloc-sim", "--features", "simulate", "--bin", "simulate"];
+    let mut build = run::cargo();
+    build.args(["build", "--release"]).args(package).current_dir(root);
+    let mut simulate = run::cargo();
+    simulate.args(["run", "--release", "--quiet"]).args(package).current_dir(root).arg("--");
+    simulate.args(["--seconds", &options.time.to_string(), "--steps", &options.steps.to_string()]);
+    if let Some(seed) = options.seed {
+        simulate.args(["--seed", &seed.to_string()]);
+    }
+    // Shrinking a failure takes a while more.
+    let limit = Duration::from_secs(options.time.saturating_add(15 * 60));
+    let result = run::run(&mut build, BUILD).and_then(|()| run::run(&mut simulate, limit));
+    if let Err(why) = &result {
+        println!("simulate: {why}");
+    }
+    result.is_ok()
+}
+
+/// Seconds, from `60`, `60s` or `5m`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(number) => (number, 60),
+        None => (text.strip_suffix('s').unwrap_or(text), 1),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text} is no time, such as 60s or 5m"))?;
+    number.checked_mul(unit).ok_or_else(|| format!("{text} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    /// Goal: times are read with and without a unit, and nothing else is.
+    #[test]
+    fn times_are_seconds_or_minutes() {
+        assert_eq!([seconds("60s"), seconds("7"), seconds("5m")], [Ok(60), Ok(7), Ok(300)]);
+        for bad in ["", "s", "-1s", "1h", "18446744073709551615m"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}
