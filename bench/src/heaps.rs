@@ -31,6 +31,10 @@ const SIZES: [(usize, &str); 8] = [
     (256 << 20, "256M"),
 ];
 
+/// What a warm allocation and its free may cost, as a contender that always costs as much.
+const BUDGET: &str = "budget: 100 ns";
+const BUDGET_NS: f64 = 100.0;
+
 /// Runs the group.
 pub fn run(runner: &mut Runner) {
     for threads in [1, 2] {
@@ -95,10 +99,12 @@ fn warm(runner: &mut Runner, threads: usize, bytes: usize, size: &str) {
     if !runner.wants(&name) {
         return;
     }
-    let goals: &[_] = if bytes >= 1 << 20 { &[("mimalloc", 10.0)] } else { &[] };
+    let both: &[_] = &[(BUDGET, 1.0), ("mimalloc", 10.0)];
+    let goals = if bytes >= 1 << 20 { both } else { &both[..1] };
     let cycle = Cycle { threads, bytes, count: 300, stride: usize::MAX };
     // The kernel's own calls are in `touch`.
-    let contenders = contenders(cycle, |name| !matches!(name, "mmap" | "ours, cold"));
+    let mut contenders = contenders(cycle, |name| !matches!(name, "mmap" | "ours, cold"));
+    contenders.push(Contender::new(BUDGET, || BUDGET_NS));
     runner.compare(&name, "ns an alloc and free", goals, contenders);
 }
 

@@ -10,13 +10,16 @@
 //! build here, and runs it.
 
 mod areas;
+mod frames;
 mod heaps;
 mod machine;
 mod null;
+mod purge;
 mod raw;
 mod report;
 mod rng;
 mod runner;
+mod share;
 mod tree;
 
 use clap::Parser;
@@ -45,6 +48,12 @@ struct Args {
     /// For the program itself: one sample of a group, in a process of its own.
     #[arg(long, hide = true, num_args = 4)]
     child_random: Vec<String>,
+    /// For the program itself: the other process of a contender that shares.
+    #[arg(long, hide = true, num_args = 2)]
+    child_share: Vec<String>,
+    /// Rounds a case, instead of 15 (or 5 with `--quick`).
+    #[arg(long)]
+    rounds: Option<usize>,
     /// Runs those cases whose name begins with one of these; all if there is none.
     names: Vec<String>,
 }
@@ -55,23 +64,32 @@ fn main() -> ExitCode {
         heaps::child(&args.child_random);
         return ExitCode::SUCCESS;
     }
-    let mut runner = runner::Runner::new(args.quick, args.seed, args.names);
-    areas::run(&mut runner);
-    heaps::run(&mut runner);
+    if !args.child_share.is_empty() {
+        share::child(&args.child_share);
+        return ExitCode::SUCCESS;
+    }
+    let mut runner = runner::Runner::new(args.quick, args.rounds, args.seed, args.names);
+    let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
+    let groups: [fn(&mut runner::Runner); 5] =
+        [frames::run, share::run, purge::run, areas::run, heaps::run];
+    for group in groups {
+        group(&mut runner);
+        // After each group: who interrupts a run has what it found so far.
+        if let Some(out) = args.out.as_ref().filter(|_| !runner.cases.is_empty())
+            && let Err(e) = report::write(out, &about, &runner.cases)
+        {
+            eprintln!("the report was not written: {e}");
+            return ExitCode::FAILURE;
+        }
+    }
     if runner.cases.is_empty() {
         eprintln!(
             "no case has such a name; the groups are: {}",
-            [&areas::NAMES[..], &heaps::NAMES].concat().join(", ")
+            [&areas::NAMES[..], &frames::NAMES, &heaps::NAMES, &share::NAMES, &purge::NAMES]
+                .concat()
+                .join(", ")
         );
         return ExitCode::from(2);
     }
-    let Some(out) = args.out else { return ExitCode::SUCCESS };
-    let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
-    match report::write(&out, &about, &runner.cases) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("the report was not written: {e}");
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::SUCCESS
 }

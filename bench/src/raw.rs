@@ -1,7 +1,9 @@
 //! The one file of this program with `unsafe`: what peers ask for in raw pointers.
 
+use memmap2::{MmapMut, MmapOptions};
 use std::alloc::{GlobalAlloc, Layout, alloc, dealloc};
 use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use vmem::Bt;
 
@@ -69,4 +71,13 @@ impl Drop for GlobalBlock {
         // 1. `start` came from this heap with this layout, and nobody uses it after this.
         unsafe { self.heap.0.dealloc(self.start.as_ptr(), self.layout) };
     }
+}
+
+/// Maps the first `bytes` bytes of a file that this program made, for two processes of it.
+pub fn map_shared(file: BorrowedFd<'_>, bytes: usize) -> MmapMut {
+    // SAFETY:
+    // 1. The file is as long as that, and nobody makes it shorter: it is this program's own.
+    // 2. Its two processes take turns: one writes before it sends the message, the other reads
+    //    before it answers.
+    unsafe { MmapOptions::new().len(bytes).map_mut(&file) }.expect("a mapping")
 }

@@ -70,6 +70,8 @@ impl Row {
 pub struct Runner {
     /// Fewer rounds and sizes.
     pub quick: bool,
+    /// Rounds a case: odd, so that the median is a sample.
+    rounds: usize,
     /// Where random numbers begin.
     pub seed: u64,
     /// What was found so far.
@@ -79,19 +81,15 @@ pub struct Runner {
 
 impl Runner {
     /// A runner for the cases whose name begins with one of `names`.
-    pub fn new(quick: bool, seed: u64, names: Vec<String>) -> Runner {
-        Runner { quick, seed, cases: Vec::new(), names }
+    pub fn new(quick: bool, rounds: Option<usize>, seed: u64, names: Vec<String>) -> Runner {
+        let rounds = rounds.unwrap_or(if quick { 5 } else { 15 });
+        Runner { quick, rounds, seed, cases: Vec::new(), names }
     }
 
     /// Whether the case is wanted; ask before building its contenders.
     pub fn wants(&self, name: &str) -> bool {
         let fits = |n: &String| *n == name || name.starts_with(&format!("{n}/"));
         self.names.is_empty() || self.names.iter().any(fits)
-    }
-
-    /// Rounds a case: odd, so that the median is a sample.
-    pub fn rounds(&self) -> usize {
-        if self.quick { 5 } else { 15 }
     }
 
     /// Measures the contenders in turns, each round beginning with another one, and prints what
@@ -106,7 +104,7 @@ impl Runner {
         let count = contenders.len();
         let mut samples = vec![Vec::new(); count];
         // Round 0 warms up, and is not counted.
-        for round in 0..=self.rounds() {
+        for round in 0..=self.rounds {
             for turn in 0..count {
                 let who = (round + turn) % count;
                 let sample = (contenders[who].once)();

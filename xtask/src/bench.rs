@@ -36,6 +36,9 @@ pub struct Options {
     /// Where the random sizes begin.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Rounds a case, an odd number; by default 15, or 5 with `--quick`.
+    #[arg(long)]
+    rounds: Option<usize>,
     /// Do not write docs/benchmarks.md; only runs of everything do.
     #[arg(long)]
     dry: bool,
@@ -64,6 +67,9 @@ pub fn run(root: &Path, options: &Options) -> bool {
     ]);
     if options.quick {
         command.arg("--quick");
+    }
+    if let Some(rounds) = options.rounds {
+        command.args(["--rounds", &rounds.to_string()]);
     }
     for skip in &skipped {
         println!("left out: {skip}");
