@@ -55,6 +55,7 @@ mod signal;
 mod stitch;
 mod token;
 pub mod trace;
+mod watch;
 
 pub use buf::{Buf, Frozen, OutOfBounds, Shared, Unpublished};
 pub use error::{
@@ -78,6 +79,7 @@ pub use token::{ParseTokenError, Token};
 /// The engine's types that appear here: requests, areas, totals, reasons.
 pub use vmalloc_core as core;
 pub use vmalloc_core::Request;
+pub use watch::Watcher;
 
 #[doc(hidden)]
 pub mod testing {

@@ -3,22 +3,28 @@
 //! A member is a process (strictly, one opening of the pool) with a slot in the header and a lock
 //! on a byte of the file that is that slot's. The kernel drops the lock when the process dies,
 //! however it dies; so a slot that says ACTIVE and whose byte can be locked is a dead member's,
-//! and whoever got the lock is the one to recover it.
+//! and whoever got the lock is the one to recover it. Who only recovers locks the byte behind it,
+//! too, in the same call: so that one who finds no free slot can tell a member from a slot that
+//! will be free in a moment.
 //!
 //! ```text
 //!   join: lock byte n ─▶ slot ACTIVE? recover(n) ─▶ enter            leave: slot FREE, close
-//!   recover_dead: each ACTIVE slot but mine: lock? recover(n) ─▶ slot FREE ─▶ unlock
+//!         none: a second byte locked? look again : full
+//!   recover_dead: each ACTIVE slot but mine: lock both? recover(n) ─▶ slot FREE ─▶ unlock
 //! ```
 //!
-//! A child of `fork` is not a member: it notices by a page that the kernel wipes for it.
+//! A child of `fork` is not a member: it notices by a page that the kernel wipes for it. The locks
+//! are on a description of their own, which no child of `fork` keeps ([`crate::os::life`]).
 
 use crate::events::{self, About};
 use crate::linear::{Ground, Linear};
 use crate::os::fork::ForkGuard;
+use crate::os::life::LifeFile;
 use crate::trace::Op;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use vmalloc_core::{
     Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Publish, Recovered, ShareError,
     Token,
@@ -26,6 +32,9 @@ use vmalloc_core::{
 
 /// Where the members' bytes are: far past the end of any pool.
 const LOCKS_AT: u64 = 1 << 60;
+/// How long joining waits for slots that are being recovered: a recovery takes some ms.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// A pool as its member sees it. Leaves on drop.
 #[derive(Debug)]
@@ -36,6 +45,7 @@ pub(crate) struct Member {
     pub(crate) lazy_pages_max: Pages,
     pub(crate) at_join: Recovered,
     fork: ForkGuard,
+    life: LifeFile,
     // Written on attach and detach: area → generation, handles of this process.
     attached: Mutex<HashMap<u32, Attached>>,
     // One thread at a time: a lock on a byte keeps other members out, not our own threads.
@@ -51,38 +61,34 @@ struct Attached {
 /// Why a process could not join.
 #[derive(Debug)]
 pub(crate) enum JoinError {
-    /// All slots are taken by members that live.
+    /// All slots are taken by members that live, or by one whose recovery takes long.
     Full { members: usize },
     /// The kernel refused a lock or a page.
     Os(Errno),
 }
 
 impl Member {
-    /// Takes the first free slot, and recovers whoever died, there or elsewhere.
+    /// Takes the first free slot, and recovers whoever died, there or elsewhere. If all are taken
+    /// and some of them are just being recovered, waits for those, two seconds at most.
     pub(crate) fn join(ground: Ground, lazy_pages_max: Pages) -> Result<Member, JoinError> {
         let fork = ForkGuard::new().map_err(JoinError::Os)?;
-        let members = ground.shape.geometry.members;
-        for me in (1..=members).filter_map(Owner::new) {
-            if !lock(&ground, me).map_err(JoinError::Os)? {
-                continue;
-            }
-            let (attached, recovering) = (Mutex::default(), Mutex::default());
-            let at_join = Recovered::default();
-            let mut member =
-                Member { ground, me, lazy_pages_max, at_join, fork, attached, recovering };
-            if member.ground.header().member(me).is_active() {
-                member.ground.header().want_recount();
-                // Its last tenant died. With its lock and its number, what it was doing is ours.
-                member.at_join += member.engine().recover(me);
-            }
-            let uid = rustix::process::geteuid().as_raw();
-            member.ground.header().member(me).enter(std::process::id(), uid);
-            member.at_join += member.recover_dead();
-            events::listen();
-            member.note(Op::Join, || member.about_pool());
-            return Ok(member);
+        let life = LifeFile::of(ground.mapping.file()).map_err(JoinError::Os)?;
+        let me = free_slot(&life, ground.shape.geometry.members)?;
+        let (attached, recovering) = (Mutex::default(), Mutex::default());
+        let at_join = Recovered::default();
+        let mut member =
+            Member { ground, me, lazy_pages_max, at_join, fork, life, attached, recovering };
+        if member.ground.header().member(me).is_active() {
+            member.ground.header().want_recount();
+            // Its last tenant died. With its lock and its number, what it was doing is ours.
+            member.at_join += member.engine().recover(me);
         }
-        Err(JoinError::Full { members })
+        let uid = rustix::process::geteuid().as_raw();
+        member.ground.header().member(me).enter(std::process::id(), uid);
+        member.at_join += member.recover_dead();
+        events::listen();
+        member.note(Op::Join, || member.about_pool());
+        Ok(member)
     }
 
     /// The engine that works for this member.
@@ -100,7 +106,7 @@ impl Member {
         let mut total = Recovered::default();
         let _one_at_a_time = self.recovering.lock().unwrap_or_else(PoisonError::into_inner);
         for other in self.others() {
-            if !matches!(lock(&self.ground, other), Ok(true)) {
+            if !matches!(self.life.try_lock(byte_of(other), 2), Ok(true)) {
                 continue; // it lives, or somebody else is at it
             }
             let slot = self.ground.header().member(other);
@@ -109,7 +115,7 @@ impl Member {
                 total += self.engine().recover(other);
                 slot.leave();
             }
-            unlock(&self.ground, other);
+            let _ = self.life.unlock(byte_of(other), 2);
         }
         self.recount_if_due();
         total
@@ -215,21 +221,39 @@ impl Drop for Member {
         if slot.gifts_expected() {
             self.engine().decline_gifts();
         }
-        // The lock would go with the file description; but a child of `fork` may have that, too.
-        unlock(&self.ground, self.me);
+        // The lock would go with the file description; but a child of a raw `clone` may have that.
+        let _ = self.life.unlock(byte_of(self.me), 1);
     }
 }
 
 /// Whether the member in this slot lives: somebody holds its byte. Seen from outside.
 pub(crate) fn is_alive(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
-    let byte = LOCKS_AT + owner.number() as u64;
-    ground.mapping.file().probe_byte(byte).map(|holder| holder.is_some())
+    ground.mapping.file().probe_byte(byte_of(owner)).map(|holder| holder.is_some())
 }
 
-fn lock(ground: &Ground, owner: Owner) -> Result<bool, Errno> {
-    ground.mapping.file().try_lock_byte(LOCKS_AT + owner.number() as u64)
+/// Locks the byte of a slot that nobody has.
+fn free_slot(life: &LifeFile, members: usize) -> Result<Owner, JoinError> {
+    let start = Instant::now();
+    let mut had_hope = true;
+    loop {
+        let mut has_hope = false;
+        for owner in (1..=members).filter_map(Owner::new) {
+            if life.try_lock(byte_of(owner), 1).map_err(JoinError::Os)? {
+                return Ok(owner);
+            }
+            let recoverer = life.probe_byte(byte_of(owner) + 1).map_err(JoinError::Os)?;
+            has_hope |= recoverer.is_some();
+        }
+        // Twice in a row: between the two calls a recovery may have ended.
+        if !(has_hope || had_hope) || start.elapsed() > JOIN_PATIENCE {
+            return Err(JoinError::Full { members });
+        }
+        had_hope = has_hope;
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
-fn unlock(ground: &Ground, owner: Owner) {
-    let _ = ground.mapping.file().unlock_byte(LOCKS_AT + owner.number() as u64);
+/// The byte that a member locks; who recovers it locks the next one, too.
+fn byte_of(owner: Owner) -> u64 {
+    LOCKS_AT + 2 * owner.number() as u64
 }

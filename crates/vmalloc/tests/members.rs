@@ -1,7 +1,8 @@
 //! Who is in a pool: slots and their takeover, storms of comings and goings, forks.
 
+use crate::crash::image::{as_if_recovering, keep_alive};
 use crate::peer::{Peer, command, say};
-use crate::support::{KIB, MIB, Random, Scratch, assert_empty, wait_until};
+use crate::support::{KIB, MIB, Random, Scratch, assert_empty, file_of, wait_until};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vmalloc::{AllocError, AttachError, FreeError, OpenError, Pool, ShareError, core::Kind};
@@ -44,6 +45,34 @@ fn a_killed_member_s_slot_is_taken_over() {
             pool.members().iter().all(|member| member.alive == Some(true) || member.number == 1)
         );
     }
+    assert_empty(&pool);
+}
+
+/// Goal: who joins while the only slot that is not a living member's is being recovered waits for
+/// it, and is not told that the pool is full.
+/// Method: a killed member in the second of two slots, and a recoverer that takes its time: its
+/// locks, held by this test. Without the lock of a recoverer, the pool is full.
+#[test]
+fn joining_waits_for_a_slot_that_is_being_recovered() {
+    let pool = Pool::options().members(2).create(8 * MIB).unwrap();
+    let mut dead = Peer::of(&pool);
+    dead.ok("vmalloc 100000");
+    dead.kill();
+    let (file, _) = file_of(&pool);
+    let alive = keep_alive(&file, &[2]);
+    let full = Pool::open(pool.share_path()).unwrap_err();
+    assert!(matches!(full, OpenError::Full { members: 2 }), "{full:?}");
+    drop(alive);
+
+    let recoverer = as_if_recovering(&file, 2);
+    std::thread::scope(|scope| {
+        let joining = scope.spawn(|| Pool::open(pool.share_path()));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!joining.is_finished(), "it did not wait");
+        drop(recoverer);
+        let joined = joining.join().unwrap().expect("a slot that was being recovered");
+        assert_eq!((joined.member_number(), joined.recovered_at_join().areas), (2, 1));
+    });
     assert_empty(&pool);
 }
 
@@ -115,14 +144,8 @@ fn regress_two_threads_do_not_recover_the_same_slot_twice() {
             let mut peer = Peer::of(&pool);
             peer.ok("vmalloc 100000");
             peer.kill();
-            // Joins in the very moment in which the slot is free.
-            let next = loop {
-                match Pool::open(pool.share_path()) {
-                    Ok(next) => break next,
-                    Err(OpenError::Full { .. }) => {}
-                    Err(e) => panic!("{e:?}"),
-                }
-            };
+            // Joins in the very moment in which the slot is free, and waits for it if need be.
+            let next = Pool::open(pool.share_path()).expect("a slot that is being recovered");
             let bufs: Vec<_> = (1..20).map(|i| next.vmalloc(i * 5000).unwrap()).collect();
             std::thread::sleep(Duration::from_millis(3));
             let live = pool.areas().iter().filter(|area| area.kind == Kind::Live).count();
@@ -201,10 +224,8 @@ fn a_forked_child_is_refused_and_harms_nothing() {
     assert!(peer.wait().success());
 }
 
-/// What the process does whose child outlives it in the pool: see the test.
-pub fn fork_and_leave(_: &str) {
-    let path = Scratch::new("fork-leave");
-    let pool = Pool::options().members(1).create_at(&path.0, MIB).unwrap();
+/// A forked child that only sleeps.
+fn sleeping_child() -> rustix::process::Pid {
     // SAFETY:
     // 1. As in `fork`; and the child only sleeps.
     let pid = unsafe { libc::fork() };
@@ -214,16 +235,49 @@ pub fn fork_and_leave(_: &str) {
         // 1. As in `fork`.
         unsafe { libc::_exit(0) };
     }
+    rustix::process::Pid::from_raw(pid).expect("fork")
+}
+
+/// What the process does whose child outlives it in the pool: see the test.
+pub fn fork_and_leave(_: &str) {
+    let path = Scratch::new("fork-leave");
+    let pool = Pool::options().members(1).create_at(&path.0, MIB).unwrap();
+    let child = sleeping_child();
     drop(pool);
     let again = Pool::open(&path.0);
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid).expect("fork"),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
     again.expect("the slot of a member that left, though its child has the description");
     drop(path);
     say("done");
+}
+
+/// What the process does that is killed while its child lives: see the test.
+pub fn fork_and_die(path: &str) {
+    let pool = Pool::open(path).unwrap();
+    let _buf = pool.vmalloc(100_000).unwrap();
+    let child = sleeping_child();
+    say(&child.as_raw_nonzero().to_string());
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// Goal: a member that was killed is recovered while a child that it forked lives on.
+/// Method: a real fork, whose parent is killed; the child is asked after, and ended at the end.
+#[test]
+fn a_killed_parent_is_recovered_while_its_forked_child_lives() {
+    let pool = Pool::create(8 * MIB).unwrap();
+    let mut command = command("fork-and-die");
+    command.env("VMALLOC_TEST_ARGUMENT", pool.share_path());
+    let mut parent = Peer::spawn(command);
+    let child = parent.reply().unwrap().parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    assert_eq!(pool.members().len(), 2);
+    parent.kill();
+    let recovered = pool.recover().areas;
+    let lives = rustix::process::test_kill_process(child);
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    assert_eq!((recovered, lives), (1, Ok(())));
+    assert_eq!(pool.members().len(), 1);
+    assert_empty(&pool);
 }
 
 /// Goal: a member that leaves frees its slot, though a child that it forked still has its open

@@ -221,6 +221,7 @@ pub fn play() {
         "storm" => members::storm(&argument),
         "fork" => members::fork(&argument),
         "fork-and-leave" => members::fork_and_leave(&argument),
+        "fork-and-die" => members::fork_and_die(&argument),
         "victim" => recovery::victim(&argument),
         "survivor" => recovery::survivor(&argument),
         "grower" => resize::grower(&argument),

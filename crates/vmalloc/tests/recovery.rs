@@ -4,7 +4,7 @@ use crate::peer::{Peer, command, say};
 use crate::support::{KIB, MIB, Random, Scratch, assert_empty, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use vmalloc::{AttachError, Pool, Request, Token};
+use vmalloc::{AttachError, Holdings, Onlooker, Pool, Request, Token};
 
 /// One round of work on a pool: allocate, write, check, publish, attach, free, in random sizes.
 /// What is written is the round's byte, so that a page with two owners shows.
@@ -150,5 +150,37 @@ fn a_hundred_kills_leave_the_pool_whole_while_others_go_on() {
          survivors; {} published areas of the dead",
         verified.areas
     );
+    assert_empty(&pool);
+}
+
+/// Goal: a watcher recovers who dies, though nobody calls a verb, while others work; it stops when
+/// it is dropped, and then nothing is recovered until somebody comes.
+/// Method: two members are killed, one after the other; what becomes of them is seen from outside,
+/// by one who only looks. A third member works all the time.
+#[test]
+fn a_watcher_recovers_the_dead_though_nobody_calls_a_verb() {
+    let path = Scratch::new("watch");
+    let pool = Pool::create_at(&path.0, 32 * MIB).unwrap();
+    let onlooker = Onlooker::open(&path.0).unwrap();
+    let mut survivor = spawn("survivor", &path, 7);
+    let watcher = pool.watch().unwrap();
+    for _ in 0..2 {
+        let mut victim = Peer::of(&pool);
+        let number: usize = victim.ok("number").parse().unwrap();
+        victim.ok("vmalloc 100000");
+        victim.kill();
+        wait_until("the watcher", || onlooker.members().iter().all(|m| m.number != number));
+        assert_eq!(onlooker.holdings(number), Holdings::default());
+    }
+    drop(watcher);
+    assert_ne!(survivor.ask("how many?"), "0");
+    survivor.dismiss();
+
+    let mut victim = Peer::of(&pool);
+    victim.ok("vmalloc 100000");
+    victim.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(onlooker.members().len(), 2, "nobody watches any more");
+    assert_eq!(pool.recover().areas, 1);
     assert_empty(&pool);
 }

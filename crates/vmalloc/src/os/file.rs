@@ -236,6 +236,18 @@ impl PoolFile {
         rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
+    /// The file with one more open file description, for locks of its own.
+    ///
+    /// # Errors
+    ///
+    /// What opening `/proc/self/fd/N` said.
+    pub(in crate::os) fn opened_again(&self) -> Result<PoolFile, Errno> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        fail::point("open_again")?;
+        let fd = rustix::fs::open(&*path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(PoolFile { fd, id: self.id, bytes: self.bytes, kind: self.kind })
+    }
+
     /// How much memory the file holds now, in bytes, counted by the kernel.
     ///
     /// # Errors

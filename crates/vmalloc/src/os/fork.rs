@@ -6,8 +6,7 @@
 //! is there exactly in the process that wrote it. No hook that a plain `clone` would bypass, no
 //! `getpid`.
 //!
-//! What the guard cannot cure: the child also shares the description that holds the member's
-//! lock, so a parent that dies looks alive until the child execs or exits.
+//! The description that holds the member's lock is not left to the child: [`crate::os::life`].
 
 use crate::os::anon::AnonWords;
 use rustix::io::Errno;

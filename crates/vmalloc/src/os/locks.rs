@@ -6,8 +6,8 @@
 //! dead member's byte is the only one to recover it; if that one dies too, the next can.
 //!
 //! Two traps. A description does not conflict with its own locks: probing one's own byte says
-//! "free". And `fork` shares the description: a child keeps the lock of its dead parent alive
-//! until it execs or closes it ([`crate::os::fork`]).
+//! "free". And `fork` shares the description: a child would keep the lock of its dead parent, so
+//! a member's is closed there ([`crate::os::life`]).
 //!
 //! The bytes may lie anywhere, past the end of the file as well: only numbers are locked.
 //!
@@ -28,14 +28,15 @@ pub(crate) enum Holder {
 }
 
 impl PoolFile {
-    /// Locks the byte at `offset` for this description, if nobody else holds it. Says whether it
-    /// did; a byte that this description holds already counts as locked again. Never waits.
+    /// Locks `len` bytes from `offset` on for this description, all or none, if nobody else holds
+    /// one of them. Says whether it did; what this description holds already counts as locked
+    /// again. Never waits.
     ///
     /// # Errors
     ///
     /// What `fcntl` said: ENOLCK, when the kernel has no memory for locks.
-    pub(crate) fn try_lock_byte(&self, offset: u64) -> Result<bool, Errno> {
-        match self.ofd("lock_byte", libc::F_OFD_SETLK, libc::F_WRLCK, offset) {
+    pub(crate) fn try_lock(&self, offset: u64, len: u64) -> Result<bool, Errno> {
+        match self.ofd("lock_byte", libc::F_OFD_SETLK, libc::F_WRLCK, offset, len) {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
             Err(errno) => Err(errno),
@@ -48,36 +49,37 @@ impl PoolFile {
     ///
     /// What `fcntl` said.
     pub(crate) fn probe_byte(&self, offset: u64) -> Result<Option<Holder>, Errno> {
-        let found = self.ofd("probe_byte", libc::F_OFD_GETLK, libc::F_WRLCK, offset)?;
+        let found = self.ofd("probe_byte", libc::F_OFD_GETLK, libc::F_WRLCK, offset, 1)?;
         if found.l_type == libc::F_UNLCK as i16 {
             return Ok(None);
         }
         Ok(Some(if found.l_pid > 0 { Holder::Process(found.l_pid) } else { Holder::Description }))
     }
 
-    /// Unlocks the byte at `offset`. Fine if it was not locked.
+    /// Unlocks `len` bytes from `offset` on. Fine if they were not locked.
     ///
     /// # Errors
     ///
     /// What `fcntl` said.
-    pub(crate) fn unlock_byte(&self, offset: u64) -> Result<(), Errno> {
-        self.ofd("unlock_byte", libc::F_OFD_SETLK, libc::F_UNLCK, offset).map(drop)
+    pub(crate) fn unlock(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        self.ofd("unlock_byte", libc::F_OFD_SETLK, libc::F_UNLCK, offset, len).map(drop)
     }
 
-    /// One OFD lock call on one byte; returns the record as the kernel left it.
+    /// One OFD lock call; returns the record as the kernel left it.
     fn ofd(
         &self,
         point: &'static str,
         command: libc::c_int,
         kind: libc::c_int,
         offset: u64,
+        len: u64,
     ) -> Result<libc::flock, Errno> {
         fail::point(point)?;
         let mut record = libc::flock {
             l_type: kind as i16,
             l_whence: libc::SEEK_SET as i16,
             l_start: i64::try_from(offset).map_err(|_| Errno::INVAL)?,
-            l_len: 1,
+            l_len: i64::try_from(len).map_err(|_| Errno::INVAL)?,
             // Must be zero for OFD locks.
             l_pid: 0,
         };

@@ -8,7 +8,7 @@
 //!    ▲  │      │  ▲                │  │ words (metadata, atomics only)         data, by claim
 //!    │  │      │  └── commit ◀─────┘  └─ advice: guards, huge pages, populate
 //!  passing   locks     ▲         stitch: runs of the file at addresses of their own
-//!  discover  (death)  memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
+//!  discover  life      memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
 //! ```
 //!
 //! Invariants:
@@ -38,6 +38,7 @@ pub(crate) mod extents;
 pub(crate) mod fail;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod life;
 pub(crate) mod locks;
 pub(crate) mod map;
 pub(crate) mod memory;

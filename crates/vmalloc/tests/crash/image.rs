@@ -214,21 +214,28 @@ pub fn blocks(file: &File) -> u64 {
 pub fn keep_alive(file: &File, members: &[usize]) -> File {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
     let own = File::options().read(true).write(true).open(path).unwrap();
-    members.iter().for_each(|n| lock(&own, *n, nix::libc::F_WRLCK));
+    members.iter().for_each(|n| lock(&own, *n, 1, nix::libc::F_WRLCK));
+    own
+}
+
+/// Locks what a member locks that recovers member `n`, for as long as the result lives.
+pub fn as_if_recovering(file: &File, n: usize) -> File {
+    let own = keep_alive(file, &[]);
+    lock(&own, n, 2, nix::libc::F_WRLCK);
     own
 }
 
 /// Lets member `n` be dead.
 pub fn let_die(lock_holder: &File, n: usize) {
-    lock(lock_holder, n, nix::libc::F_UNLCK);
+    lock(lock_holder, n, 1, nix::libc::F_UNLCK);
 }
 
-fn lock(file: &File, member: usize, kind: i32) {
+fn lock(file: &File, member: usize, bytes: i64, kind: i32) {
     let lock = nix::libc::flock {
         l_type: kind as i16,
         l_whence: nix::libc::SEEK_SET as i16,
-        l_start: LOCKS_AT + member as i64,
-        l_len: 1,
+        l_start: LOCKS_AT + 2 * member as i64,
+        l_len: bytes,
         l_pid: 0,
     };
     fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&lock)).unwrap();

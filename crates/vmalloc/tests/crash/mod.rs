@@ -15,7 +15,7 @@
 //! ```
 
 mod check;
-mod image;
+pub mod image;
 mod step;
 pub mod verbs;
 

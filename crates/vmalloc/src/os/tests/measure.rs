@@ -127,7 +127,7 @@ fn measure_views_looks_and_locks() {
     println!("copy_out of 1 MiB {:.0} ns", each(200, || shared.copy_out(0, &mut bytes).unwrap()));
 
     let other = pool.file().reopen().unwrap();
-    assert_eq!(pool.file().try_lock_byte(5), Ok(true));
+    assert_eq!(pool.file().try_lock(5, 1), Ok(true));
     println!(
         "probe of a lock {:.0} ns",
         each(10_000, || assert!(other.probe_byte(5).unwrap().is_some()))

@@ -86,7 +86,7 @@ fn touch_guard() {
 
 fn hold_lock(path: &str) {
     let file = open_path(path);
-    assert_eq!(file.try_lock_byte(7), Ok(true));
+    assert_eq!(file.try_lock(7, 1), Ok(true));
     ready_and_wait();
 }
 
@@ -99,13 +99,13 @@ fn a_dead_members_lock_is_gone_within_milliseconds() {
     let (mut member, _lines) = start("lock", pool.share_path().to_str().unwrap());
     assert_eq!(pool.probe_byte(7), Ok(Some(Holder::Description)));
     assert_eq!(pool.probe_byte(8), Ok(None));
-    assert_eq!(pool.try_lock_byte(7), Ok(false));
-    assert_eq!(pool.try_lock_byte(8), Ok(true));
+    assert_eq!(pool.try_lock(7, 1), Ok(false));
+    assert_eq!(pool.try_lock(8, 1), Ok(true));
 
     let killed = Instant::now();
     member.kill().unwrap();
     let waited = loop {
-        if pool.try_lock_byte(7).unwrap() {
+        if pool.try_lock(7, 1).unwrap() {
             break killed.elapsed();
         }
         assert!(killed.elapsed() < Duration::from_secs(5), "the lock outlives its holder");
@@ -126,15 +126,15 @@ fn each_description_is_its_own_holder() {
     assert_eq!(one.id(), two.id());
     // Past the end of the file: only a number.
     let byte = 1 << 40;
-    assert_eq!(one.try_lock_byte(byte), Ok(true));
-    assert_eq!(one.try_lock_byte(byte), Ok(true));
+    assert_eq!(one.try_lock(byte, 1), Ok(true));
+    assert_eq!(one.try_lock(byte, 1), Ok(true));
     assert_eq!(one.probe_byte(byte), Ok(None));
     assert_eq!(two.probe_byte(byte), Ok(Some(Holder::Description)));
-    assert_eq!(two.try_lock_byte(byte), Ok(false));
-    one.unlock_byte(byte).unwrap();
-    assert_eq!(two.try_lock_byte(byte), Ok(true));
+    assert_eq!(two.try_lock(byte, 1), Ok(false));
+    one.unlock(byte, 1).unwrap();
+    assert_eq!(two.try_lock(byte, 1), Ok(true));
     drop(two);
-    assert_eq!(one.try_lock_byte(byte), Ok(true));
+    assert_eq!(one.try_lock(byte, 1), Ok(true));
 }
 
 fn attach(path: &str) {
@@ -169,7 +169,7 @@ fn two_processes_share_the_same_bytes() {
 fn receive(socket: &str) {
     let socket = UnixStream::connect(socket).unwrap();
     let file = PoolFile::from_fd(passing::recv_fd(&socket).unwrap(), &Accept::mine(1)).unwrap();
-    assert_eq!(file.try_lock_byte(3), Ok(true));
+    assert_eq!(file.try_lock(3, 1), Ok(true));
     ready_and_wait();
 }
 
@@ -187,7 +187,7 @@ fn a_pool_reaches_another_process_over_a_socket() {
     });
     let (mut member, _lines) = start("receive", path.to_str().unwrap());
     sender.join().unwrap();
-    assert_eq!(pool.try_lock_byte(3), Ok(false));
+    assert_eq!(pool.try_lock(3, 1), Ok(false));
     member.kill().unwrap();
     member.wait().unwrap();
     std::fs::remove_file(path).unwrap();
