@@ -22,6 +22,9 @@ use crate::units::{PageRange, Pages};
 /// The most ranges one flush covers, and so the most areas that a purge step takes.
 pub const BATCH: usize = 64;
 
+/// The ranges, from the last one back, with which a new one is merged if they touch.
+const NEIGHBOURS: usize = 2;
+
 /// Pages that were unmapped and not yet shot down.
 #[must_use = "CPUs may still use these translations: flush them"]
 #[derive(Clone, Debug)]
@@ -85,7 +88,7 @@ impl PendingFlush {
         PendingFlush { ranges: Ranges { all: [none; BATCH], len: 0 } }
     }
 
-    /// Both obligations as one; ranges that touch become one range.
+    /// Both obligations as one; ranges that touch and come one behind the other become one range.
     ///
     /// # Panics
     ///
@@ -93,6 +96,12 @@ impl PendingFlush {
     pub(crate) fn join(mut self, other: &PendingFlush) -> PendingFlush {
         other.ranges.as_slice().iter().for_each(|range| self.ranges.push(*range));
         self
+    }
+
+    /// Unmaps `pages` too. As [`PendingFlush::join`] of [`unmap`], without a list of its own.
+    pub(crate) fn unmap(&mut self, machine: &impl Machine, pages: PageRange) {
+        machine.unmap(pages);
+        self.ranges.push(pages);
     }
 
     /// Shoots all of it down, once. May wait.
@@ -129,6 +138,12 @@ impl Flushed {
     pub fn covers(&self, pages: PageRange) -> bool {
         self.ranges.cover(pages)
     }
+
+    /// The same, for pages that were probably the range at `hint`.
+    pub(crate) fn covers_at(&self, hint: usize, pages: PageRange) -> bool {
+        let at_hint = self.ranges.as_slice().get(hint);
+        at_hint.is_some_and(|range| has(range, pages)) || self.covers(pages)
+    }
 }
 
 impl FlushedLocal {
@@ -144,13 +159,15 @@ impl Ranges {
     }
 
     fn cover(&self, pages: PageRange) -> bool {
-        let inside = |r: &PageRange| r.start <= pages.start && pages.end() <= r.end();
-        self.as_slice().iter().any(inside)
+        self.as_slice().iter().any(|range| has(range, pages))
     }
 
     fn push(&mut self, range: PageRange) {
+        // The last ones alone: neighbours come one behind the other, and guards part the rest.
         let touching = self.all[..self.len]
             .iter_mut()
+            .rev()
+            .take(NEIGHBOURS)
             .find(|r| r.end() == range.start || range.end() == r.start);
         match touching {
             Some(r) => {
@@ -163,4 +180,8 @@ impl Ranges {
             }
         }
     }
+}
+
+fn has(range: &PageRange, pages: PageRange) -> bool {
+    range.start <= pages.start && pages.end() <= range.end()
 }

@@ -13,7 +13,7 @@
 use crate::class::{CLASSES, Class};
 use crate::context::Context;
 use crate::error::PurgeError;
-use crate::flush::{BATCH, Flushed, PendingFlush, unmap};
+use crate::flush::{BATCH, Flushed, PendingFlush};
 use crate::layout::Stat;
 use crate::lazy;
 use crate::machine::{Backing, Machine};
@@ -122,9 +122,8 @@ fn finish<M: Machine>(
     };
     // Their frames stand in the page tables only: home before those are emptied.
     areas().filter(committed).for_each(|area| context.machine.decommit(area.pages));
-    let pending = areas().fold(PendingFlush::empty(), |pending, area| {
-        pending.join(&unmap(&context.machine, area.pages))
-    });
+    let mut pending = PendingFlush::empty();
+    areas().for_each(|area| pending.unmap(&context.machine, area.pages));
     let flushed = match pending.flush(&context.machine) {
         Ok(flushed) => flushed,
         Err(_) if areas().count() > 1 => return one_by_one(context, batch),
@@ -134,7 +133,7 @@ fn finish<M: Machine>(
         }
     };
     context.count(Stat::Flushes, 1);
-    areas().for_each(|area| settle(context, area, &flushed));
+    areas().enumerate().for_each(|(hint, area)| settle(context, area, &flushed, hint));
     let pages = Pages(areas().map(|area| area.pages.len.0).sum());
     Ok(Purged { areas: areas().count(), pages, flushes: 1 })
 }
@@ -164,8 +163,8 @@ fn one_by_one<M: Machine>(
 }
 
 /// Frames home, pages to the holes: only with proof that no CPU can reach them.
-fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed) {
-    assert!(flushed.covers(area.pages), "{} was not flushed", area.pages);
+fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed, hint: usize) {
+    assert!(flushed.covers_at(hint, area.pages), "{} was not flushed", area.pages);
     if context.record(area.id).shape().flags & crate::record::flags::RESET_PERMS != 0 {
         context.machine.reset_perms(area.backing);
     }
