@@ -59,6 +59,18 @@ const CHUNK_GRANULES: [u8; SLOT_CLASSES] = {
     granules
 };
 
+/// Slots a chunk, 7 to 64.
+const SLOTS: [u8; SLOT_CLASSES] = {
+    let mut slots = [0; SLOT_CLASSES];
+    let mut i = 0;
+    while i < SLOT_CLASSES {
+        let fit = CHUNK_GRANULES[i] as u64 * GRANULE_PAGES / STRIDES[i] as u64;
+        slots[i] = if fit < SLOTS_MAX as u64 { fit as u8 } else { SLOTS_MAX as u8 };
+        i += 1;
+    }
+    slots
+};
+
 impl Class {
     /// The class whose slots hold `span` pages (area and guard); a solo class if none does.
     #[must_use]
@@ -140,8 +152,7 @@ impl Class {
     #[must_use]
     #[inline]
     pub fn slots(self) -> usize {
-        let pages = self.chunk_granules() as u64 * GRANULE_PAGES;
-        ((pages / self.stride().0) as usize).min(SLOTS_MAX)
+        usize::from(SLOTS[self.index()])
     }
 
     /// The bits of the slots whose first page is a multiple of `align` pages, in a chunk that

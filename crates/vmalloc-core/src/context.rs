@@ -1,8 +1,8 @@
 //! What every stage of a walk has at hand: the tables, the machine, and who is walking.
 
 use crate::granules::Granules;
-use crate::layout::{Counter, Stat, Tables};
-use crate::machine::{Backing, Lane, Machine, View};
+use crate::layout::{Counter, LANE_WORDS, LAST_PARKED, Stat, Tables};
+use crate::machine::{Backing, Machine, View};
 use crate::platform::Prot;
 use crate::publish::AreaId;
 use crate::record::{Record, Shape};
@@ -56,9 +56,16 @@ impl<'a, M: Machine> Context<'a, M> {
         }
     }
 
+    /// Where this thread counts; look it up once a call.
+    #[inline]
+    pub(crate) fn tally(&self) -> Tally<'a> {
+        let lane = self.machine.lane();
+        Tally { words: self.tables.lane(self.me.number(), lane.index), is_mine: lane.is_mine }
+    }
+
     #[inline]
     pub(crate) fn count(&self, which: Stat, by: u64) {
-        self.add(self.machine.lane(), which, by);
+        self.tally().add(which, by);
     }
 
     /// The parked pages, exact if nobody parks or revives meanwhile.
@@ -71,8 +78,8 @@ impl<'a, M: Machine> Context<'a, M> {
     #[inline]
     pub(crate) fn lazy_pages_about(&self) -> Pages {
         let counted = self.tables.counter(Counter::LazyPages).load(Ordering::Relaxed);
-        let lane = self.tables.stat(self.me.number(), self.machine.lane().index, Stat::Lazy);
-        Pages(at_least_0(counted.wrapping_add(lane.load(Ordering::Relaxed))))
+        let unseen = self.tally().words[Stat::Lazy as usize].load(Ordering::Relaxed);
+        Pages(at_least_0(counted.wrapping_add(unseen)))
     }
 
     /// What the lanes have not added to the counter yet.
@@ -83,44 +90,51 @@ impl<'a, M: Machine> Context<'a, M> {
 
     /// Counts pages as parked.
     #[inline]
-    pub(crate) fn add_lazy(&self, pages: Pages) {
-        self.change_lazy(pages.0);
-    }
-
-    /// Which area, plus 1, this thread's lane parked last.
-    #[inline]
-    pub(crate) fn last_parked(&self) -> &'a AtomicU64 {
-        self.tables.last_parked(self.me.number(), self.machine.lane().index)
+    pub(crate) fn add_lazy(&self, tally: &Tally<'_>, pages: Pages) {
+        self.change_lazy(tally, pages.0);
     }
 
     /// Counts pages as no longer parked.
     #[inline]
-    pub(crate) fn sub_lazy(&self, pages: Pages) {
-        self.change_lazy(pages.0.wrapping_neg());
+    pub(crate) fn sub_lazy(&self, tally: &Tally<'_>, pages: Pages) {
+        self.change_lazy(tally, pages.0.wrapping_neg());
     }
 
     /// In this thread's lane, and for all to see only when that has come far from what they see.
-    fn change_lazy(&self, by: u64) {
-        let lane = self.machine.lane();
-        let unseen = self.add(lane, Stat::Lazy, by);
+    #[inline]
+    fn change_lazy(&self, tally: &Tally<'_>, by: u64) {
+        let unseen = tally.add(Stat::Lazy, by);
         if (unseen as i64).unsigned_abs() > self.lazy_slack.0 {
-            let word = self.tables.stat(self.me.number(), lane.index, Stat::Lazy);
-            let unseen = word.swap(0, Ordering::Relaxed);
+            let unseen = tally.words[Stat::Lazy as usize].swap(0, Ordering::Relaxed);
             self.tables.counter(Counter::LazyPages).fetch_add(unseen, Ordering::Relaxed);
         }
     }
+}
 
-    /// Adds to a counter of this member's and returns what it is then.
+/// A member's counters in one lane.
+pub(crate) struct Tally<'a> {
+    words: &'a [AtomicU64; LANE_WORDS],
+    is_mine: bool,
+}
+
+impl<'a> Tally<'a> {
+    /// Adds to a counter and returns what it is then.
     #[inline]
-    fn add(&self, lane: Lane, which: Stat, by: u64) -> u64 {
-        let word = self.tables.stat(self.me.number(), lane.index, which);
-        if lane.is_mine {
+    pub(crate) fn add(&self, which: Stat, by: u64) -> u64 {
+        let word = &self.words[which as usize];
+        if self.is_mine {
             let sum = word.load(Ordering::Relaxed).wrapping_add(by);
             word.store(sum, Ordering::Relaxed);
             sum
         } else {
             word.fetch_add(by, Ordering::Relaxed).wrapping_add(by)
         }
+    }
+
+    /// Which area, plus 1, this lane parked last: a hint.
+    #[inline]
+    pub(crate) fn last_parked(&self) -> &'a AtomicU64 {
+        &self.words[LAST_PARKED]
     }
 }
 

@@ -84,6 +84,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// # Errors
     ///
     /// [`EngineError`]: what of the configuration does not fit.
+    #[inline]
     pub fn new(tables: Tables<'a>, machine: M, config: Config) -> Result<Self, EngineError> {
         let members = tables.geometry().members;
         if config.owner.number() > members {

@@ -37,9 +37,9 @@ const COUNTER_WORDS: usize = 8;
 /// Lanes a member has: its threads count each in one of its own, as long as there are enough.
 pub const LANES: usize = 8;
 /// Words of a lane: two cache lines.
-const LANE_WORDS: usize = 16;
+pub(crate) const LANE_WORDS: usize = 16;
 /// The word of a lane, behind its counters, that says what was parked last.
-const LAST_PARKED: usize = 15;
+pub(crate) const LAST_PARKED: usize = 15;
 const PAGE_WORDS: usize = 512;
 const GRANULES_MAX: usize = 1 << 26;
 
@@ -333,25 +333,18 @@ impl<'a> Tables<'a> {
         &self.words[ZONES * ZONE_WORDS + which as usize]
     }
 
-    /// A member's count of events in one of its lanes; `owner` is 1 to `members`.
+    /// A member's counts of events in one of its lanes; `owner` is 1 to `members`.
     #[inline]
-    pub(crate) fn stat(&self, owner: usize, lane: usize, which: Stat) -> &'a AtomicU64 {
-        let lane = (owner - 1) * LANES + lane % LANES;
-        &self.words[self.at.stats + lane * LANE_WORDS + which as usize]
-    }
-
-    /// Which area, plus 1, was parked last through one of a member's lanes: a hint.
-    #[inline]
-    pub(crate) fn last_parked(&self, owner: usize, lane: usize) -> &'a AtomicU64 {
-        let lane = (owner - 1) * LANES + lane % LANES;
-        &self.words[self.at.stats + lane * LANE_WORDS + LAST_PARKED]
+    pub(crate) fn lane(&self, owner: usize, lane: usize) -> &'a [AtomicU64; LANE_WORDS] {
+        let (lanes, _) = self.words[self.at.stats..].as_chunks();
+        &lanes[(owner - 1) * LANES + lane % LANES]
     }
 
     /// The same counter of every lane of every member.
     pub(crate) fn stats(&self, which: Stat) -> impl Iterator<Item = &'a AtomicU64> {
         let tables = *self;
         let members = 1..=self.geometry.members;
-        members.flat_map(move |m| (0..LANES).map(move |lane| tables.stat(m, lane, which)))
+        members.flat_map(move |m| (0..LANES).map(move |lane| &tables.lane(m, lane)[which as usize]))
     }
 
     #[inline]

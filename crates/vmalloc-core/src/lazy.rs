@@ -39,18 +39,19 @@ const NEVER_REVIVED: u64 =
 /// in another state. Never waits, never allocates.
 pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
     let (pages, flags) = (record.pages(), record.flags());
+    let tally = context.tally();
     // What others wrote is nobody's afterwards: whoever revives it zeroes it.
     let owner = if from.kind == Kind::Live { from.owner } else { None };
     // Counted before it can be found, so that nobody counts it out before it is counted in.
-    context.add_lazy(pages);
+    context.add_lazy(&tally, pages);
     if !record.step(from, State::new(Kind::Parked, owner, from.generation)) {
-        context.sub_lazy(pages);
+        context.sub_lazy(&tally, pages);
         return false;
     }
     hint(context, record.id);
     if flags & NEVER_REVIVED == 0 {
         // Relaxed: a hint; whoever follows it looks at the record.
-        context.last_parked().store(record.id as u64 + 1, Ordering::Relaxed);
+        tally.last_parked().store(record.id as u64 + 1, Ordering::Relaxed);
     }
     true
 }
@@ -121,7 +122,7 @@ pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Optio
 /// found without a search, whatever else is parked beside it.
 #[inline]
 fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
-    let last = context.last_parked().load(Ordering::Relaxed);
+    let last = context.tally().last_parked().load(Ordering::Relaxed);
     let id = usize::try_from(last.checked_sub(1)?).ok()?;
     // Checked: any member may have written the word.
     let slot = slot_pages(context.tables, id)?;
@@ -229,7 +230,8 @@ fn revive_one<M: Machine>(
     if !record.step(state, mine) {
         return None;
     }
-    context.sub_lazy(shape.pages);
+    let tally = context.tally();
+    context.sub_lazy(&tally, shape.pages);
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
     record.set_shape(&shape);
@@ -242,7 +244,7 @@ fn revive_one<M: Machine>(
     if plan.zeroed || state.owner != Some(context.me) {
         context.machine.zero(&view);
     }
-    context.count(Stat::Revives, 1);
+    tally.add(Stat::Revives, 1);
     Some(make_live(context, record, slot, mine, &shape))
 }
 
@@ -256,7 +258,8 @@ fn retake<M: Machine>(
     live: State,
     shape: Shape,
 ) -> Option<Area> {
-    context.sub_lazy(shape.pages);
+    let tally = context.tally();
+    context.sub_lazy(&tally, shape.pages);
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
     record.set_tenant(bytes, caller, shape.flags);
@@ -265,7 +268,7 @@ fn retake<M: Machine>(
         park(context, record, live);
         return None;
     }
-    context.count(Stat::Revives, 1);
+    tally.add(Stat::Revives, 1);
     Some(Area::new(context, record.id, slot, live, &shape))
 }
 

@@ -103,7 +103,7 @@ fn withdraw<M: Machine>(
         return None;
     }
     lazy::drop_hint(context, record);
-    context.sub_lazy(shape.pages);
+    context.sub_lazy(&context.tally(), shape.pages);
     let pages = context.view(record.id, slot, &shape).pages;
     Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
 }

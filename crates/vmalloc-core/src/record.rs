@@ -324,11 +324,13 @@ impl<'a> Record<'a> {
     /// State and shape of one moment, or `None` if the area changed meanwhile.
     #[inline]
     pub(crate) fn snapshot(&self) -> Option<(State, Shape)> {
-        let before = self.state()?;
+        // SeqCst, both looks: as in `state`.
+        let bits = self.words[STATE].load(Ordering::SeqCst);
+        let before = State::decode(bits)?;
         let shape = self.shape();
         // Acquire: the shape's loads stay before the second look at the state.
         fence(Ordering::Acquire);
-        (self.state() == Some(before)).then_some((before, shape))
+        (self.words[STATE].load(Ordering::SeqCst) == bits).then_some((before, shape))
     }
 }
 

@@ -321,6 +321,7 @@ pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
 }
 
 /// The same, where the record's granule has this tag, which may say what does not fit the window.
+#[inline]
 pub(crate) fn slot_of(tag: Tag, geometry: &Geometry, id: usize) -> Option<PageRange> {
     let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
     let start = (head as u64) << GRANULE_SHIFT;

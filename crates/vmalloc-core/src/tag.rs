@@ -95,6 +95,15 @@ impl Tag {
     /// What `bits` say, or `None` for a word that we never write.
     #[inline]
     pub(crate) fn decode(bits: u64) -> Option<Tag> {
+        // What an allocation or a free of a known area looks at: most of them, in few steps.
+        let class = (bits >> 16) as usize;
+        if bits & 0xffff == CHUNK && class < SLOT_CLASSES {
+            return Class::from_index(class).map(Tag::Chunk);
+        }
+        Tag::decode_any(bits)
+    }
+
+    fn decode_any(bits: u64) -> Option<Tag> {
         let owner = || Owner::new((bits >> 8 & 0xff) as usize);
         let class = bits >> 16 & 0xff;
         let slots = |c: u64| Class::from_index(c as usize).filter(|_| c < SLOT_CLASSES as u64);

@@ -323,6 +323,7 @@ impl<'a> Header<'a> {
     }
 
     /// The engine's tables.
+    #[inline]
     pub(crate) fn tables(&self, layout: &Layout) -> Tables<'a> {
         Tables::laid_out(&self.words[HEADER_WORDS..], layout)
             .expect("the shape was checked, and the mapping is as long as it says")

@@ -114,6 +114,7 @@ impl Ground {
     }
 
     /// An engine that works for `owner`. Cheap: views, no state of its own.
+    #[inline]
     pub(crate) fn engine(&self, owner: Owner, lazy_pages_max: Pages) -> Engine<'_, Linear<'_>> {
         let config = Config { window_start: Vpn(0), owner, lazy_pages_max };
         Engine::new(self.header().tables(&self.layout), Linear(self), config)

@@ -92,6 +92,7 @@ impl Member {
     }
 
     /// The engine that works for this member.
+    #[inline]
     pub(crate) fn engine(&self) -> Engine<'_, Linear<'_>> {
         self.ground.engine(self.me, self.lazy_pages_max)
     }
