@@ -27,8 +27,8 @@ const REASONS: &[(&str, &str, &str)] = &[
     (
         "areas/find",
         "tree",
-        "A look-up is a tag, a multiplication and a record: at random addresses two cache misses, however \
-         many areas there are; the figure is those misses.",
+        "A look-up loads a tag and a record, at random addresses: both rise with the memory that they \
+         touch, as the tree does.",
     ),
     (
         "heaps/warm",
