@@ -105,7 +105,7 @@ impl KernelSubject<'_, '_> {
     fn probe(&mut self, addr: u64) -> Result<u64, arch::Fault> {
         self.turn += 1;
         let word = addr & !7;
-        if self.turn % 2 == 0 { arch::load(word) } else { smp::load_there(word) }
+        if self.turn.is_multiple_of(2) { arch::load(word) } else { smp::load_there(word) }
     }
 }
 

@@ -26,7 +26,7 @@ enum Work {
     Bare(&'static str),
     /// Runs a part of the tests.
     Tests(Part),
-    /// Boots the test kernels.
+    /// Lints the test kernel, and boots it.
     Kernels,
     /// Runs a check.
     Check(Check),
@@ -69,7 +69,10 @@ impl Work {
                 command.args(bare_args(target)).current_dir(root);
                 run::run(&mut command, Duration::from_secs(5 * 60))?;
             }
-            Work::Kernels => crate::kernel::run_all(root, tally)?,
+            Work::Kernels => {
+                crate::kernel::lint(root)?;
+                crate::kernel::run_all(root, tally)?;
+            }
             Work::Tests(part) => suite::run_part(*part, root, tally)?,
             Work::Check(check) => {
                 let report = checks::run(*check, root)?;

@@ -94,6 +94,24 @@ pub fn run(root: &Path, options: &Options) -> bool {
     is_ok
 }
 
+/// Lints the kernel, for x86_64, as `cargo clippy --workspace` passes it by.
+///
+/// # Errors
+///
+/// How to see what is wrong.
+pub fn lint(root: &Path) -> Result<(), String> {
+    let target = ARCHS[0].target;
+    if !crate::ci::is_installed(target) {
+        // `boots` says so.
+        return Ok(());
+    }
+    let mut command = run::cargo();
+    command.args(["clippy", "--quiet", "--release", "--target", target, "--", "-D", "warnings"]);
+    command.current_dir(root.join("kernel")).env("CARGO_TARGET_DIR", root.join("kernel/target"));
+    run::run(&mut command, Duration::from_secs(10 * 60))
+        .map_err(|why| format!("clippy for {target} in kernel/: {why}"))
+}
+
 /// Boots every kernel once, for `cargo xtask ci` and `cargo xtask test`.
 ///
 /// # Errors
