@@ -19,6 +19,7 @@ use crate::class::{CLASSES, Class, SLOTS_MAX, granules_for};
 use crate::context::Context;
 use crate::layout::Stat;
 use crate::machine::{Backing, Machine};
+use crate::planted::{Bug, is_planted};
 use crate::policy::FramePolicy;
 use crate::publish::{Area, make_live};
 use crate::record::{Kind, Record, Shape, State, flags, next_generation};
@@ -222,8 +223,7 @@ fn revive_one<M: Machine>(
     if !plan.zeroed && state.owner == Some(context.me) {
         // Nothing to do before it is seen: one step.
         let live = State::new(Kind::Live, Some(context.me), generation);
-        return record
-            .step(state, live)
+        return (record.step(state, live) || is_planted(Bug::DoublePublish))
             .then(|| retake(context, plan, record, slot, live, shape))?;
     }
     let mine = State::new(Kind::Building, Some(context.me), generation);
@@ -259,7 +259,9 @@ fn retake<M: Machine>(
     shape: Shape,
 ) -> Option<Area> {
     let tally = context.tally();
-    context.sub_lazy(&tally, shape.pages);
+    if !is_planted(Bug::LostCounter) {
+        context.sub_lazy(&tally, shape.pages);
+    }
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
     record.set_tenant(bytes, caller, shape.flags);

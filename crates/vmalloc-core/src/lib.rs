@@ -17,6 +17,10 @@ pub mod error;
 pub mod flush;
 pub mod layout;
 pub mod machine;
+#[cfg(not(feature = "planted"))]
+mod planted;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod platform;
 pub mod policy;
 mod prot;

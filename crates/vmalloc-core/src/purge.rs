@@ -17,7 +17,8 @@ use crate::flush::{BATCH, Flushed, PendingFlush};
 use crate::layout::Stat;
 use crate::lazy;
 use crate::machine::{Backing, Machine};
-use crate::record::{Kind, Record, State};
+use crate::planted::{Bug, is_planted};
+use crate::record::{Kind, Record, Shape, State};
 use crate::slots::slot_pages;
 use crate::units::{PageRange, Pages};
 
@@ -124,6 +125,9 @@ fn finish<M: Machine>(
     areas().filter(committed).for_each(|area| context.machine.decommit(area.pages));
     let mut pending = PendingFlush::empty();
     areas().for_each(|area| pending.unmap(&context.machine, area.pages));
+    if is_planted(Bug::FreedBeforeFlush) {
+        areas().for_each(|area| context.machine.unback(area.pages, area.backing));
+    }
     let flushed = match pending.flush(&context.machine) {
         Ok(flushed) => flushed,
         Err(_) if areas().count() > 1 => return one_by_one(context, batch),
@@ -168,7 +172,9 @@ fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flus
     if context.record(area.id).shape().flags & crate::record::flags::RESET_PERMS != 0 {
         context.machine.reset_perms(area.backing);
     }
-    context.machine.unback(area.pages, area.backing);
+    if !is_planted(Bug::FreedBeforeFlush) {
+        context.machine.unback(area.pages, area.backing);
+    }
     let free = State::new(Kind::Free, None, area.state.generation);
     if context.record(area.id).step(area.state, free) {
         context.slots().give(area.id);
@@ -179,6 +185,16 @@ fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flus
 /// The flush failed: the area goes back to the lazy list, mapped nowhere, and not to be revived.
 fn park_again<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
     let record = context.record(area.id);
+    let shape = record.shape();
+    let is_torn = |slot: PageRange| {
+        area.pages.len != shape.pages || shape.pages.0.saturating_add(shape.guard.0) > slot.len.0
+    };
+    if M::IN_PLACE && slot_pages(context.tables, area.id).is_some_and(is_torn) {
+        // Its builder died: what the record says may be half written. All of the slot goes next
+        // time, and is counted until then.
+        let pages = area.pages.len;
+        record.set_shape(&Shape { pages, guard: Pages(0), backing: pages.0, ..shape });
+    }
     record.add_flags(crate::record::flags::NO_REUSE);
     lazy::park(context, record, area.state);
 }

@@ -9,6 +9,7 @@
 
 use crate::error::AllocError;
 use crate::layout::Geometry;
+use crate::planted::{Bug, is_planted};
 use crate::policy::{FramePolicy, NodeChoice, NodeId};
 use crate::record::flags;
 use crate::slots::{HUGE_ZONE, PLACED_ZONE, Wanted};
@@ -201,7 +202,7 @@ impl Request {
             return Err(AllocError::ZeroSize);
         }
         let pages = Pages::for_bytes(self.bytes);
-        let guard = Pages(u64::from(self.guard));
+        let guard = Pages(u64::from(self.guard && !is_planted(Bug::GuardForgotten)));
         let limit = limits.capacity.min(Pages(geometry.pages().0.saturating_sub(guard.0)));
         if pages > limit {
             return Err(AllocError::TooBig { bytes: self.bytes, limit });

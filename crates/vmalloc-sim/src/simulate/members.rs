@@ -55,6 +55,7 @@ pub(super) fn run(moves: &[Move]) -> Result<Figures, String> {
         met: RefCell::new(Ok(false)),
         recovering: Cell::new(None),
         recount: Cell::new(None),
+        miscounts: Cell::new(false),
     });
     for (at, one) in moves.iter().enumerate() {
         told(|| world.play(one).and_then(|()| world.check()))
@@ -77,6 +78,8 @@ struct World {
     recovering: Cell<Option<usize>>,
     /// Who is to be recovered once more, when nobody walks.
     recount: Cell<Option<usize>>,
+    /// A flush failed in a recovery: what that area holds is charged wrongly until a recount.
+    miscounts: Cell<bool>,
 }
 
 /// What an engine's verb came to.
@@ -438,6 +441,7 @@ impl World {
             // A call failed, or another acted meanwhile: what was left is done now, or after it.
             engine.recover(owner(dead));
             self.recount.set(Some(dead));
+            self.miscounts.set(true);
         }
         self.note(|f| f.recoveries += 1);
         let same =

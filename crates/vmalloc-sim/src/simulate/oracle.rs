@@ -94,7 +94,11 @@ impl Oracle {
     pub(super) fn hold(&mut self, who: usize, area: Area) -> Result<usize, String> {
         let end = |area: &Area| area.pages.end().0 + area.guard.0;
         let ends = |held: &Held| self.may_end && self.flying == Some(held.key);
-        let lives = |held: &&Held| held.doubt.is_none() && !held.is_over() && !ends(held);
+        // A recovery that was cut short, or goes on, may have taken what is the dead's alone.
+        let is_lost = |held: &Held| {
+            (held.freed || !held.published) && !held.viewers().iter().any(|&who| self.is_alive(who))
+        };
+        let lives = |held: &&Held| held.doubt.is_none() && !is_lost(held) && !ends(held);
         for held in self.held.iter().filter(lives) {
             if area.pages.start.0 < end(&held.area) && held.area.pages.start.0 < end(&area) {
                 return Err(format!("{area} for member {who} overlaps {}", held.area));

@@ -4,7 +4,7 @@
 //! Any part of a list is a list, in both languages.
 
 /// How many runs one failure is worth.
-const RUNS: usize = 2_000;
+const RUNS: usize = 1_000;
 
 /// The shortest part of `list` that was found for which `fails`.
 pub(super) fn shrink<T: Clone>(list: &[T], mut fails: impl FnMut(&[T]) -> bool) -> Vec<T> {
