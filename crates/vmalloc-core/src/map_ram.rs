@@ -322,19 +322,21 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
             }
             let from = self.home(cpu) / GROUPS;
             let mut freed = self.batches(from).map(|batch| self.shoot_down(batch, false));
-            if usage.dirty.0 == 0 || !freed.any(|pages| pages.0 > 0) {
-                // Whoever is shooting pages down frees them when all CPUs have answered.
-                if usage.flushing.0 > 0 && waits < WAITS_MAX && self.hardware.may_wait() {
-                    waits += 1;
-                    self.hardware.wait_for_others();
-                    continue;
-                }
-                // What was being flushed when we counted may be free by now.
-                let flushing = Pages(usage.flushing.0 + usage.dirty.0);
-                let no_room =
-                    MapRamError::NoRoom { wanted: Pages(len), free: usage.free, flushing };
+            if usage.dirty.0 > 0 && freed.any(|pages| pages.0 > 0) {
+                continue;
+            }
+            // Nothing was ours to flush. Asked now, not before: what was dirty when we counted may
+            // be another CPU's by now, which frees it when all CPUs have answered.
+            let mut groups = (0..self.blocks() * GROUPS).map(|index| self.group(index));
+            let is_coming = groups.any(|group| group.may_hold(len));
+            if !is_coming || waits == WAITS_MAX || !self.hardware.may_wait() {
+                let Usage { free, dirty, flushing, .. } = self.usage();
+                let flushing = Pages(flushing.0 + dirty.0);
+                let no_room = MapRamError::NoRoom { wanted: Pages(len), free, flushing };
                 return self.take(cpu, len).ok_or(no_room);
             }
+            waits += 1;
+            self.hardware.wait_for_others();
         }
     }
 

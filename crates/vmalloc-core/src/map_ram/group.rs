@@ -91,6 +91,11 @@ impl<'a> Group<'a> {
         }
     }
 
+    /// Whether `len` pages side by side are not live: free, or on their way.
+    pub(super) fn may_hold(&self, len: u64) -> bool {
+        lowest_run(!self.live().load(Ordering::Acquire), len).is_some()
+    }
+
     /// Gives back pages that were taken and never mapped.
     pub(super) fn give_unmapped(&self, first: u64, len: u64) {
         if len > 0 {
