@@ -3,12 +3,13 @@
 //! A member is a process (strictly, one opening of the pool) with a slot in the header and a lock
 //! on a byte of the file that is that slot's. The kernel drops the lock when the process dies,
 //! however it dies; so a slot that says ACTIVE and whose byte can be locked is a dead member's,
-//! and whoever got the lock is the one to recover it. Who only recovers locks the byte behind it,
-//! too, in the same call: so that one who finds no free slot can tell a member from a slot that
-//! will be free in a moment.
+//! and whoever got the lock is the one to recover it. Who recovers has the byte behind it locked,
+//! too, by the same call: so that one who finds no free slot can tell a member from a slot that
+//! will be free in a moment, and one who finds no memory waits for what a recovery will bring.
 //!
 //! ```text
-//!   join: lock byte n ─▶ slot ACTIVE? recover(n) ─▶ enter            leave: slot FREE, close
+//!   join: lock both of n ─▶ slot ACTIVE? recover(n) ─▶ enter, unlock the second
+//!                                                                    leave: slot FREE, close
 //!         none: a second byte locked? look again : full
 //!   recover_dead: each ACTIVE slot but mine: lock both? recover(n) ─▶ slot FREE ─▶ unlock
 //! ```
@@ -85,6 +86,7 @@ impl Member {
         }
         let uid = rustix::process::geteuid().as_raw();
         member.ground.header().member(me).enter(std::process::id(), uid);
+        let _ = member.life.unlock(byte_of(me) + 1, 1);
         member.at_join += member.recover_dead();
         events::listen();
         member.note(Op::Join, || member.about_pool());
@@ -120,6 +122,13 @@ impl Member {
         }
         self.recount_if_due();
         total
+    }
+
+    /// Whether somebody else is recovering a dead member just now, and so may free what is wanted
+    /// here. A system call for each slot in use.
+    pub(crate) fn others_recover(&self) -> bool {
+        let is_held = |other| matches!(self.life.probe_byte(byte_of(other) + 1), Ok(Some(_)));
+        self.others().any(is_held)
     }
 
     /// Puts the budget right, if somebody died and the others were too busy to count then.
@@ -239,7 +248,7 @@ fn free_slot(life: &LifeFile, members: usize) -> Result<Owner, JoinError> {
     loop {
         let mut has_hope = false;
         for owner in (1..=members).filter_map(Owner::new) {
-            if life.try_lock(byte_of(owner), 1).map_err(JoinError::Os)? {
+            if life.try_lock(byte_of(owner), 2).map_err(JoinError::Os)? {
                 return Ok(owner);
             }
             let recoverer = life.probe_byte(byte_of(owner) + 1).map_err(JoinError::Os)?;

@@ -1,11 +1,13 @@
 //! The pool: memory that several processes share, and the verbs a program uses.
 //!
 //! Areas that grow under this process are followed in `pool/grow.rs`; names are in
-//! `pool/names.rs`, limits and quotas in `pool/budget.rs`.
+//! `pool/names.rs`, limits and quotas in `pool/budget.rs`; who finds no room looks again in
+//! `pool/room.rs`.
 
 mod budget;
 mod grow;
 mod names;
+mod room;
 
 use crate::buf::{Buf, Frozen, Shared, given};
 use crate::error::{AllocError, AttachError, CreateError, FreeError, OpenError, VerifyError};
@@ -20,15 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use vmalloc_core::{
-    Area, BackError, Kind, Pages, PurgeError, Purged, Recovered, Request, Verified,
-};
-
-/// How long an allocation waits for memory that others are giving back: a batch of a purge may
-/// take the kernel so long, 0.1 ms a MiB.
-const PATIENCE: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_micros(100);
+use vmalloc_core::{Area, Kind, Pages, PurgeError, Purged, Recovered, Request, Verified};
 
 /// A pool of memory, opened by this process, which is a member of it until the last clone and the
 /// last buffer are dropped.
@@ -130,8 +124,9 @@ impl Pool {
         self.alloc(&Request::bytes(bytes as u64).huge().zeroed())
     }
 
-    /// Allocates what the request says. If there is no room, purges, looks for members that died
-    /// with memory in their hands, and waits for what others are purging, before it gives up.
+    /// Allocates what the request says. If there is no room, purges, recovers members that died
+    /// with memory in their hands, and waits for what others are purging or recovering, two
+    /// seconds at most, before it gives up.
     ///
     /// # Errors
     ///
@@ -140,12 +135,12 @@ impl Pool {
         self.alive().map_err(|()| AllocError::Forked)?;
         let claimed = self.member.claim(Pages::for_bytes(request.len_bytes()));
         let claimed = claimed.map_err(AllocError::Quota)?;
-        let mut since = None; // the first time that there was no room
+        let mut search = None; // since the first time that there was no room
         let area = loop {
             match self.member.engine().vmalloc(request) {
                 Err(e)
                     if request.may_wait()
-                        && self.room_may_come(&e, *since.get_or_insert_with(Instant::now)) => {}
+                        && search.get_or_insert_with(Search::new).may_help(&self.member, &e) => {}
                 done => {
                     self.member.note_alloc(request, &done);
                     break done.map_err(AllocError::Engine)?;
@@ -308,33 +303,6 @@ impl Pool {
         crate::info::token_of(&self.member.ground, area)
     }
 
-    /// Whether it is worth asking again: the dead held something, or others are giving memory
-    /// back just now; for that it waits a little.
-    fn room_may_come(&self, error: &vmalloc_core::AllocError, since: Instant) -> bool {
-        if !error.purge_may_help() {
-            return false;
-        }
-        if self.recover().areas > 0 {
-            return true;
-        }
-        let on_its_way = match error {
-            vmalloc_core::AllocError::Back(BackError::NoFrames { wanted, .. }) => {
-                let in_use = |area: &Area| area.kind.is_in_use();
-                let engine = self.member.engine();
-                let held: u64 = engine.areas().filter(in_use).map(|area| area.pages.len.0).sum();
-                held.saturating_add(wanted.0) <= self.member.ground.limit().0
-            }
-            _ => self.member.engine().areas().any(|area| area.kind == Kind::Purging),
-        };
-        if on_its_way && since.elapsed() < PATIENCE {
-            // If nobody is giving anything back, the budget is wrong.
-            self.member.engine().recount();
-            std::thread::sleep(LOOK_EVERY);
-            return true;
-        }
-        false
-    }
-
     fn attach_area(&self, token: &Token, kind: Kind) -> Result<Area, AttachError> {
         self.alive().map_err(|()| AttachError::Forked)?;
         self.check_pool(token).map_err(|(token, pool)| AttachError::OtherPool { token, pool })?;
@@ -383,3 +351,4 @@ impl AsFd for Pool {
 
 pub(crate) use grow::follow_view;
 pub(crate) use member::is_alive;
+pub(crate) use room::Search;

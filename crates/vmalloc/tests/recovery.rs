@@ -1,7 +1,8 @@
 //! Death at any moment, while the others go on.
 
+use crate::crash::image::as_if_recovering;
 use crate::peer::{Peer, command, say};
-use crate::support::{KIB, MIB, Random, Scratch, assert_empty, wait_until};
+use crate::support::{KIB, MIB, Random, Scratch, assert_empty, file_of, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vmalloc::{AttachError, Holdings, Onlooker, Pool, Request, Token};
@@ -102,6 +103,14 @@ fn spawn(role: &str, path: &Scratch, seed: u64) -> Peer {
     peer
 }
 
+/// Frees what members had published that are dead and recovered; returns how many areas that was.
+fn free_orphans(pool: &Pool) -> u64 {
+    let areas = pool.areas();
+    let orphans = areas.iter().filter(|area| area.owner.is_none());
+    let tokens = orphans.filter_map(|area| pool.token_of(area));
+    tokens.map(|token| pool.free(&token).unwrap()).count() as u64
+}
+
 /// Goal: a process killed at any moment harms nobody and leaves nothing, while others work on the
 /// same pool all the time.
 /// Method: 100 kills, each 0 to 5 ms after the victim began; two processes of two threads each go
@@ -113,7 +122,7 @@ fn a_hundred_kills_leave_the_pool_whole_while_others_go_on() {
     let pool = Pool::create_at(&path.0, 64 * MIB).unwrap();
     let mut survivors = [spawn("survivor", &path, 1000), spawn("survivor", &path, 2000)];
     let mut random = Random(1);
-    let (mut recovered, mut rounds) = (0, [0, 0]);
+    let (mut recovered, mut rounds, mut orphans) = (0, [0, 0], 0);
     let mut slowest = Duration::ZERO;
     for kill in 0..100 {
         let mut victim = spawn("victim", &path, kill);
@@ -124,6 +133,7 @@ fn a_hundred_kills_leave_the_pool_whole_while_others_go_on() {
             recovered += pool.recover().areas;
         }
         slowest = slowest.max(start.elapsed());
+        orphans += free_orphans(&pool);
         if kill % 10 == 9 {
             for (survivor, before) in survivors.iter_mut().zip(&mut rounds) {
                 let now: u64 = survivor.ask("how many?").parse().unwrap();
@@ -142,14 +152,39 @@ fn a_hundred_kills_leave_the_pool_whole_while_others_go_on() {
         pool.members().len() == 1
     });
     let verified = pool.verify().unwrap();
-    for token in pool.areas().iter().filter_map(|area| pool.token_of(area)) {
-        pool.free(&token).unwrap();
-    }
+    let last = free_orphans(&pool);
+    assert_eq!(last, verified.areas as u64, "who lives has freed all that is its own");
     println!(
         "100 kills, {recovered} areas recovered here, {slowest:?} at most; {rounds:?} rounds of \
          survivors; {} published areas of the dead",
-        verified.areas
+        orphans + last
     );
+    assert_empty(&pool);
+}
+
+/// Goal: an allocation does not fail for want of what another member is just recovering from a
+/// dead one.
+/// Method: a killed member that holds most of the pool, and a recoverer that takes its time: its
+/// locks, held by this test.
+#[test]
+fn regress_memory_that_another_is_recovering_is_waited_for() {
+    let pool = Pool::create(8 * MIB).unwrap();
+    let mut dead = Peer::of(&pool);
+    let number: usize = dead.ok("number").parse().unwrap();
+    dead.ok(&format!("vmalloc {}", 6 * MIB));
+    let (file, _) = file_of(&pool);
+    let before = pool.vmalloc(4 * MIB as usize).unwrap_err();
+    assert!(before.to_string().contains("no frames"), "{before}: it lives");
+    dead.kill();
+    let recoverer = as_if_recovering(&file, number);
+    std::thread::scope(|scope| {
+        let allocating = scope.spawn(|| pool.vmalloc(4 * MIB as usize));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!allocating.is_finished(), "it did not wait");
+        drop(recoverer);
+        let buf = allocating.join().unwrap().expect("memory that was being recovered");
+        assert_eq!(buf.len() as u64, 4 * MIB);
+    });
     assert_empty(&pool);
 }
 
