@@ -191,6 +191,19 @@ impl Deref for Frozen {
     }
 }
 
+impl AsRef<[u8]> for Buf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+/// What crates ask of memory that somebody else owns: `bytes::Bytes::from_owner`, and so Arrow.
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl Shared {
     pub(crate) fn new(member: Arc<Member>, token: Token, view: SharedView) -> Shared {
         Shared { view, hold: Hold { member, token } }

@@ -3,8 +3,13 @@
 use std::process::Command;
 
 /// Each example of this crate, and a line of its output.
-const EXAMPLES: [(&str, &str); 4] = [
+const EXAMPLES: [(&str, &str); 9] = [
+    ("arrow", "there: sum 549755289600, rows 1000 to 1009: 10045"),
+    ("checkpoint", "saved: 8388608 bytes of \"step 1\""),
+    ("growable", "in 8 parts, one slice, where the first byte was"),
+    ("index", "key 219359: value 982007569"),
     ("module", "exit: 0 areas left"),
+    ("pipeline", "20 frames of 8 MiB, each read by three processes: 60 readings, 0 copies"),
     ("ring", "written across the end, read at the front: \"und\""),
     ("shared", "the other process answered \"pong\""),
     ("sparse", "196608 bytes hold 3 rows"),
@@ -23,6 +28,7 @@ fn every_example_runs_and_says_what_it_shows() {
         let told = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{example}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(told.lines().any(|said| said.contains(line)), "{example}: {told}");
+        assert!(told.ends_with(" 0 areas left\n") || told.ends_with("\n0 areas left\n"), "{told}");
         if example == "module" {
             assert!(told.contains("\ninit: ENOMEM: "), "{told}");
         }
