@@ -3,7 +3,7 @@
 //! A peer may want what this machine lacks (cmake, a C++ compiler, a library): then it is left
 //! out, and said so, on the terminal and in the report. Nothing else is left out.
 
-use crate::run;
+use crate::{report, run};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub fn run(root: &Path, options: &Options) -> bool {
         "--seed",
         &options.seed.to_string(),
         "--commit",
-        &commit(root),
+        &report::commit(root, &["crates", "bench"]),
     ]);
     if options.quick {
         command.arg("--quick");
@@ -110,16 +110,4 @@ fn cargo(dir: &Path, task: &str, features: &[&str]) -> Command {
     command.args([task, "--release", "--no-default-features"]).current_dir(dir);
     command.args(["--features", &features.join(",")]);
     command
-}
-
-/// The commit that is measured; a `+` behind it means that files differ from it.
-fn commit(root: &Path) -> String {
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        run::capture(command.args(args).current_dir(root), Duration::from_secs(60))
-    };
-    let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
-    let is_dirty = git(&["status", "--porcelain", "--", "crates", "bench"])
-        .is_none_or(|changes| !changes.trim().is_empty());
-    format!("{}{}", hash.trim(), if is_dirty { "+" } else { "" })
 }

@@ -22,6 +22,7 @@ mod kernel;
 mod linux_peer;
 mod markdown;
 mod repo;
+mod report;
 mod run;
 mod simulate;
 mod source;

@@ -2,7 +2,7 @@
 //!
 //! It is built by itself: with its features the engine's words are not the ones that ship.
 
-use crate::run;
+use crate::{report, run};
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ pub struct Options {
     /// How many operations a seed has.
     #[arg(long, default_value_t = 200)]
     steps: u64,
+    /// Write the figures of a clean run into this page, between its marks.
+    #[arg(long, value_name = "PAGE")]
+    report: Option<String>,
 }
 
 /// Runs the simulator. Whether every seed was clean.
@@ -36,11 +39,36 @@ pub fn run(root: &Path, options: &Options) -> bool {
     }
     // Shrinking a failure takes a while more.
     let limit = Duration::from_secs(options.time.saturating_add(15 * 60));
-    let result = run::run(&mut build, BUILD).and_then(|()| run::run(&mut simulate, limit));
+    let mut last = String::new();
+    let result = run::run(&mut build, BUILD)
+        .and_then(|()| {
+            run::run_lines(&mut simulate, limit, |line| {
+                println!("{line}");
+                last = line.to_owned();
+            })
+        })
+        .and_then(|()| match &options.report {
+            Some(page) => report::write(root, page, "simulate", &as_table(root, options, &last)?),
+            None => Ok(()),
+        });
     if let Err(why) = &result {
         println!("simulate: {why}");
     }
     result.is_ok()
+}
+
+/// The last line of a clean run, as a table with the command and the commit.
+fn as_table(root: &Path, options: &Options, line: &str) -> Result<String, String> {
+    let figures = line.strip_suffix(": clean").ok_or(format!("not the line of a run: {line}"))?;
+    let cells = figures.split(", ").map(|figure| figure.split_once(' ').ok_or(figure));
+    let cells: Vec<_> = cells.collect::<Result<_, _>>().map_err(|f| format!("no figure: {f}"))?;
+    let row = |cell: fn(&(&str, &str)) -> String| cells.iter().map(cell).collect::<String>();
+    let (names, numbers) = (row(|(_, name)| format!(" {name} |")), row(|(n, _)| format!(" {n} |")));
+    let steps = if options.steps == 200 { "" } else { &format!(" --steps {}", options.steps) };
+    let command = format!("cargo xtask simulate --for {}s{steps}", options.time);
+    let commit = report::commit(root, &["crates"]);
+    let lines = "---|".repeat(cells.len());
+    Ok(format!("`{command}` at commit {commit}: clean.\n\n|{names}\n|{lines}\n|{numbers}"))
 }
 
 /// Seconds, from `60`, `60s` or `5m`.

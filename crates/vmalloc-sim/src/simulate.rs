@@ -61,7 +61,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{seeds} seeds, {operations} operations, {meetings} meetings, {kills} kills, \
-             {recoveries} recoveries, {faults} faults, {flushes} flushes"
+             {recoveries} recoveries, {faults} faults, {flushes} flushes checked"
         )
     }
 }

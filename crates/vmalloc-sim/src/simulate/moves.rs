@@ -125,14 +125,18 @@ impl Move {
             Act::Recover { .. } => 1_500,
             _ => 30,
         };
-        // Near as often as far: short walks end early.
-        let far = [far, 10][random.index(2)];
+        // Near as often as far: short walks end early, and are decided by their first writes.
+        let far = [far, far, 10, 4][random.index(4)];
         let write = random.index(far);
         let turn = match random.below(100) {
             0..40 => Turn::Whole,
             40..55 => Turn::Refused { call: random.index(6) },
             55..67 => Turn::Killed { write },
-            _ => Turn::Met { write, by: 1 + random.index(MEMBERS), act: Act::any(random) },
+            _ => {
+                // Two who do the same at once: that is where races are.
+                let act = if random.below(3) == 0 { act } else { Act::any(random) };
+                Turn::Met { write, by: 1 + random.index(MEMBERS), act }
+            }
         };
         Move { who, act, turn }
     }

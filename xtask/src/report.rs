@@ -1,0 +1,60 @@
+//! Figures in a page, written by the run that found them.
+//!
+//! ```text
+//!   <!-- NAME: begin -->
+//!   … replaced by each run with `--report PAGE` …
+//!   <!-- NAME: end -->
+//! ```
+//!
+//! So that nobody types a figure, and each stands with its command and its commit.
+
+use crate::run;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Puts `body` between the marks `name` of `page`, a file under `root`.
+///
+/// # Errors
+///
+/// That the page cannot be read or written, or has no such marks.
+pub fn write(root: &Path, page: &str, name: &str, body: &str) -> Result<(), String> {
+    let path = root.join(page);
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{page}: {error}"))?;
+    let text = replaced(&text, name, body).ok_or(format!("{page} has no marks named {name}"))?;
+    std::fs::write(&path, text).map_err(|error| format!("{page}: {error}"))
+}
+
+fn replaced(text: &str, name: &str, body: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let from = text.find(&begin)? + begin.len();
+    let to = from + text[from..].find(&end)?;
+    Some(format!("{}\n{}\n\n{}", &text[..from], body.trim(), &text[to..]))
+}
+
+/// The commit that is checked out; a `+` behind it means that files under `paths` differ from it.
+pub fn commit(root: &Path, paths: &[&str]) -> String {
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        run::capture(command.args(args).current_dir(root), Duration::from_secs(60))
+    };
+    let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
+    let is_dirty = git(&[&["status", "--porcelain", "--"], paths].concat())
+        .is_none_or(|changes| !changes.trim().is_empty());
+    format!("{}{}", hash.trim(), if is_dirty { "+" } else { "" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replaced;
+
+    /// Goal: a run replaces what the last one wrote, and nothing else of the page.
+    #[test]
+    fn a_block_is_replaced_between_its_marks() {
+        let page = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n";
+        let once = replaced(page, "x", "new").unwrap();
+        assert_eq!(once, "a\n<!-- x: begin -->\n\nnew\n\n<!-- x: end -->\nb\n");
+        assert_eq!(replaced(&once, "x", "new").unwrap(), once);
+        assert_eq!(replaced(page, "y", "new"), None);
+    }
+}
