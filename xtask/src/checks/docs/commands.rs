@@ -256,7 +256,15 @@ fn xtask(words: &[&str]) -> Option<String> {
     if let Some(flag) = long_flags(rest).find(|flag| *flag != "--help" && !known(flag)) {
         return Some(format!("`cargo xtask {name}` has no flag `{flag}`"));
     }
-    let values = rest.iter().filter(|word| !word.starts_with('-') && !is_blank(word));
+    let takes_value = |flag: &str| {
+        flag.starts_with("--")
+            && sub
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(&flag[2..]) && arg.get_action().takes_values())
+    };
+    let is_value = |at: usize| at > 0 && takes_value(rest[at - 1]);
+    let values = rest.iter().enumerate().filter(|(at, _)| !is_value(*at)).map(|(_, word)| word);
+    let values = values.filter(|word| !word.starts_with('-') && !is_blank(word));
     let takes: Vec<_> = sub.get_positionals().flat_map(|arg| arg.get_possible_values()).collect();
     if sub.get_positionals().next().is_some() && takes.is_empty() {
         // Any word will do: the task itself says what it does not know.
@@ -339,6 +347,7 @@ mod tests {
             "cargo xtask test",
             "cargo xtask check docs",
             "cargo xtask check NAME",
+            "cargo xtask simulate --for 300s --seed 7",
             "cargo xtask check <name>",
             "cargo run --release",
             "cargo run -- demo --pool 64M",
@@ -367,6 +376,7 @@ mod tests {
             "cargo xtask gone",
             "cargo xtask check gone",
             "cargo xtask test --gone",
+            "cargo xtask simulate 300s",
             "cargo gone",
             "cargo xtask ci gone",
             "cargo test -p gone",
