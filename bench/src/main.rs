@@ -14,12 +14,14 @@ mod frames;
 mod heaps;
 mod machine;
 mod null;
+mod peers;
 mod purge;
 mod raw;
 mod report;
 mod rng;
 mod runner;
 mod share;
+mod table;
 mod tree;
 
 use clap::Parser;
@@ -51,6 +53,9 @@ struct Args {
     /// For the program itself: the other process of a contender that shares.
     #[arg(long, hide = true, num_args = 2)]
     child_share: Vec<String>,
+    /// For the program itself: a peer in a role, `peers.rs` says which.
+    #[arg(long, hide = true, num_args = 2.., allow_hyphen_values = true)]
+    child_peer: Vec<String>,
     /// Rounds a case, instead of 15 (or 5 with `--quick`).
     #[arg(long)]
     rounds: Option<usize>,
@@ -68,28 +73,34 @@ fn main() -> ExitCode {
         share::child(&args.child_share);
         return ExitCode::SUCCESS;
     }
+    if !args.child_peer.is_empty() {
+        peers::child(&args.child_peer);
+        return ExitCode::SUCCESS;
+    }
     let mut runner = runner::Runner::new(args.quick, args.rounds, args.seed, args.names);
     let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
-    let groups: [fn(&mut runner::Runner); 5] =
-        [frames::run, share::run, purge::run, areas::run, heaps::run];
+    let groups: [fn(&mut runner::Runner); 6] =
+        [frames::run, share::run, peers::run, purge::run, areas::run, heaps::run];
     for group in groups {
         group(&mut runner);
         // After each group: who interrupts a run has what it found so far.
-        if let Some(out) = args.out.as_ref().filter(|_| !runner.cases.is_empty())
-            && let Err(e) = report::write(out, &about, &runner.cases)
+        if let Some(out) = args.out.as_ref().filter(|_| !runner.is_empty())
+            && let Err(e) = report::write(out, &about, &runner)
         {
             eprintln!("the report was not written: {e}");
             return ExitCode::FAILURE;
         }
     }
-    if runner.cases.is_empty() {
-        eprintln!(
-            "no case has such a name; the groups are: {}",
-            [&areas::NAMES[..], &frames::NAMES, &heaps::NAMES, &share::NAMES, &purge::NAMES]
-                .concat()
-                .join(", ")
-        );
+    if runner.is_empty() {
+        eprintln!("no case has such a name; the groups are: {}", names().join(", "));
         return ExitCode::from(2);
     }
     ExitCode::SUCCESS
+}
+
+/// What there is to ask for.
+fn names() -> Vec<&'static str> {
+    let all: [&[&str]; 6] =
+        [&frames::NAMES, &share::NAMES, &peers::NAMES, &purge::NAMES, &areas::NAMES, &heaps::NAMES];
+    all.concat()
 }

@@ -1,5 +1,7 @@
 //! The one file of this program with `unsafe`: what peers ask for in raw pointers.
 
+#[cfg(feature = "iceoryx2")]
+use iceoryx2::{prelude::ipc, sample_mut::SampleMut, sample_mut_uninit::SampleMutUninit};
 use memmap2::{MmapMut, MmapOptions};
 use std::alloc::{GlobalAlloc, Layout, alloc, dealloc};
 use std::mem::MaybeUninit;
@@ -80,4 +82,15 @@ pub fn map_shared(file: BorrowedFd<'_>, bytes: usize) -> MmapMut {
     // 2. Its two processes take turns: one writes before it sends the message, the other reads
     //    before it answers.
     unsafe { MmapOptions::new().len(bytes).map_mut(&file) }.expect("a mapping")
+}
+
+/// A loan of which not every byte was written, as one that may be sent.
+#[cfg(feature = "iceoryx2")]
+pub fn written(
+    loan: SampleMutUninit<ipc::Service, [MaybeUninit<u8>], ()>,
+) -> SampleMut<ipc::Service, [u8], ()> {
+    // SAFETY:
+    // 1. A loan lies in a mapping of a file that the kernel filled with zeros: every byte has a value.
+    // 2. Any value is a `u8`.
+    unsafe { loan.assume_init() }
 }

@@ -7,16 +7,18 @@ mod reasons;
 mod svg;
 
 use crate::machine::MachineClass;
-use crate::runner::{Case, Row};
+use crate::peers::foreign;
+use crate::runner::{Case, Row, Runner};
+use crate::table::{Promise, Table};
 use reasons::REASONS;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Where the budgets are shown that are no figure of time.
-const ELSEWHERE: &str = "\nMeasured by other commands: one block of a quarter of the pool after half was freed at random, and \
-the next user after a SIGKILL, in [crash.md](crash.md); instructions of the kernel's machine, by `cargo xtask kernel`.\n";
+/// Where other budgets are shown.
+const ELSEWHERE: &str = "\nMeasured by other commands: deaths of members that share, grow and publish, in [crash.md](crash.md); instructions beside \
+Linux in one emulator, by `cargo xtask bench kernel`.\n";
 
 /// What a report says besides the samples.
 #[derive(Serialize, Clone, Debug)]
@@ -51,6 +53,10 @@ fn versions() -> BTreeMap<String, String> {
         "vmem",
     ];
     let mut found = BTreeMap::new();
+    let foreign = [("boost", foreign::boost_version()), ("python", foreign::python_version())];
+    for (name, version) in foreign {
+        found.extend(version.map(|version| (name.to_owned(), version)));
+    }
     for package in include_str!("../Cargo.lock").split("[[package]]") {
         let field = |name: &str| {
             let line = package.lines().find(|line| line.starts_with(name))?;
@@ -107,14 +113,16 @@ pub fn number(value: f64) -> String {
 /// # Errors
 ///
 /// What the file system said.
-pub fn write(dir: &Path, about: &About, cases: &[Case]) -> std::io::Result<()> {
+pub fn write(dir: &Path, about: &About, found: &Runner) -> std::io::Result<()> {
+    let Runner { cases, tables, .. } = found;
     let pictures = dir.join("benchmarks");
     std::fs::create_dir_all(&pictures)?;
-    let json = serde_json::json!({ "about": about, "cases": cases });
+    let json = serde_json::json!({ "about": about, "cases": cases, "tables": tables });
     let json = serde_json::to_string_pretty(&json).map_err(std::io::Error::other)?;
     std::fs::write(pictures.join("benchmarks.json"), json + "\n")?;
     let mut text = head(about);
-    budgets(&mut text, cases);
+    budgets(&mut text, cases, tables);
+    tables.iter().for_each(|table| text.push_str(&table.markdown()));
     for (family, cases) in families(cases) {
         let file = format!("{}.svg", family.replace('/', "-"));
         let has_picture = cases.len() > 1;
@@ -168,7 +176,7 @@ fn head(about: &About) -> String {
     text
 }
 
-fn budgets(text: &mut String, cases: &[Case]) {
+fn budgets(text: &mut String, cases: &[Case], tables: &[Table]) {
     let rows: Vec<String> = cases
         .iter()
         .flat_map(|case| case.goals.iter().map(move |goal| (case, goal)))
@@ -178,6 +186,11 @@ fn budgets(text: &mut String, cases: &[Case]) {
             let (peer, least, ratio) = (goal.peer, number(goal.at_least), number(row.ratio));
             Some(format!("| {} | {peer} | {least}× | {ratio}× | {met} |", case.name))
         })
+        .chain(tables.iter().flat_map(|table| &table.promises).map(|promise| {
+            let Promise { what, at_least, measured, is_met } = promise;
+            let met = if *is_met { "yes" } else { "**no**" };
+            format!("| {what} | – | {at_least} | {measured} | {met} |")
+        }))
         .collect();
     if !rows.is_empty() {
         let head = "| case | beside | at least | measured | met |\n|---|---|---|---|---|";

@@ -1,10 +1,11 @@
 //! The paired runner: contenders in turns, so that each round sees the same machine.
 
+use crate::table::Table;
 use serde::Serialize;
 use std::time::Instant;
 
 /// Batches a sample.
-const BATCHES: usize = 9;
+pub const BATCHES: usize = 9;
 
 /// One contender of a case: a name, and what measures it once.
 pub struct Contender<'a> {
@@ -76,6 +77,8 @@ pub struct Runner {
     pub seed: u64,
     /// What was found so far.
     pub cases: Vec<Case>,
+    /// What was counted so far.
+    pub tables: Vec<Table>,
     names: Vec<String>,
 }
 
@@ -83,7 +86,12 @@ impl Runner {
     /// A runner for the cases whose name begins with one of `names`.
     pub fn new(quick: bool, rounds: Option<usize>, seed: u64, names: Vec<String>) -> Runner {
         let rounds = rounds.unwrap_or(if quick { 5 } else { 15 });
-        Runner { quick, rounds, seed, cases: Vec::new(), names }
+        Runner { quick, rounds, seed, cases: Vec::new(), tables: Vec::new(), names }
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty() && self.tables.is_empty()
     }
 
     /// Whether the case is wanted; ask before building its contenders.

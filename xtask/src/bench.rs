@@ -19,6 +19,7 @@ struct Peer {
 const PEERS: &[Peer] = &[
     Peer { feature: "jemalloc", needs: "a C compiler and make" },
     Peer { feature: "mimalloc", needs: "a C compiler" },
+    Peer { feature: "iceoryx2", needs: "a registry of crates" },
     Peer { feature: "snmalloc", needs: "a C++ compiler and cmake" },
 ];
 
@@ -42,8 +43,8 @@ pub struct Options {
     /// Do not write docs/benchmarks.md; only runs of everything do.
     #[arg(long)]
     dry: bool,
-    /// Only the cases whose names begin so: `areas`, `areas/churn`, …; `kernel` counts the
-    /// instructions of our kernel beside Linux's, in QEMU
+    /// Only the cases whose names begin so: `areas`, `areas/churn`, …; `peers`: kills, fragmentation
+    /// and sharing beside other shared memories; `kernel`: instructions beside Linux, in QEMU
     names: Vec<String>,
 }
 

@@ -54,6 +54,17 @@ pub const REASONS: &[(&str, &str, &str)] = &[
     ),
     (
         "share/",
+        "iceoryx2",
+        "Filling and reading the bytes is most of the cycle, and the same for both. A slot of iceoryx2 goes to \
+         its next message as it is; an area of ours that was shared is zeroed before its next owner has it.",
+    ),
+    (
+        "share/",
+        "boost.interprocess",
+        "As beside iceoryx2: a block of boost goes to its next owner as it is.",
+    ),
+    (
+        "share/",
         "memfd + SCM_RIGHTS",
         "Filling and reading the bytes is most of a warm cycle, and the same for both; an area that was \
          shared is zeroed before its next owner has it, which is one more pass.",

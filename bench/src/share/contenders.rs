@@ -16,8 +16,19 @@ use std::process::{Child, Command, Stdio};
 use vmalloc::{Pool, Token};
 
 /// The contenders; the first is ours.
-pub const NAMES: [&str; 5] =
-    ["ours, warm", "ours, cold", "memfd + SCM_RIGHTS", "shm_open", "bytes over a socket"];
+pub const NAMES: &[&str] = &[
+    "ours, warm",
+    "ours, cold",
+    "memfd + SCM_RIGHTS",
+    "shm_open",
+    "bytes over a socket",
+    #[cfg(feature = "iceoryx2")]
+    "iceoryx2",
+];
+
+/// What a child says that has subscribed.
+#[cfg(feature = "iceoryx2")]
+const READY: u64 = 1;
 
 /// A message has room for a token or a name.
 const MESSAGE_BYTES: usize = 64;
@@ -33,10 +44,17 @@ pub struct Peer {
 
 /// How buffers get across.
 enum Way {
-    Ours { pool: Pool, is_cold: bool },
+    Ours {
+        pool: Pool,
+        is_cold: bool,
+    },
     Memfd,
     Shm,
-    Socket { buffer: Vec<u64> },
+    Socket {
+        buffer: Vec<u64>,
+    },
+    #[cfg(feature = "iceoryx2")]
+    Loans(super::loans::Loans),
 }
 
 impl Way {
@@ -45,6 +63,8 @@ impl Way {
             "memfd + SCM_RIGHTS" => Way::Memfd,
             "shm_open" => Way::Shm,
             "bytes over a socket" => Way::Socket { buffer: vec![0; bytes / 8] },
+            #[cfg(feature = "iceoryx2")]
+            "iceoryx2" => Way::Loans(super::loans::Loans::new(&service_name(), bytes)),
             name => {
                 let pool = Pool::create(1 << 30).expect("a pool: only what is used is taken");
                 Way::Ours { pool, is_cold: name == "ours, cold" }
@@ -65,6 +85,11 @@ impl Peer {
         let way = Way::new(name, bytes);
         if let Way::Ours { pool, .. } = &way {
             pool.send(&socket).expect("a child that waits for the pool");
+        }
+        #[cfg(feature = "iceoryx2")]
+        if let Way::Loans(_) = &way {
+            say(&socket, &service_name());
+            check(&socket, READY);
         }
         Peer { way, bytes, socket, child, turn: 0 }
     }
@@ -105,6 +130,13 @@ impl Peer {
                 say(&self.socket, &name);
                 check(&self.socket, expected);
                 shm::unlink(&name).expect("the file that was made");
+            }
+            #[cfg(feature = "iceoryx2")]
+            Way::Loans(loans) => {
+                loans.send(bytes, turn);
+                // Who receives would spin; here it waits for a message, as all others do.
+                say(&self.socket, "");
+                check(&self.socket, expected);
             }
             Way::Socket { buffer } => {
                 buffer.fill(turn);
@@ -149,6 +181,15 @@ pub fn child(args: &[String]) {
                 answer(&socket, sum(&buffer));
             }
         }
+        #[cfg(feature = "iceoryx2")]
+        "iceoryx2" => {
+            let name = hear(&socket).expect("the name of the service");
+            let samples = super::loans::Samples::new(&name);
+            answer(&socket, READY);
+            while hear(&socket).is_some() {
+                answer(&socket, samples.sum());
+            }
+        }
         _ => {
             let pool = Pool::receive(&socket).expect("the pool of the parent");
             while let Some(token) = hear(&socket) {
@@ -161,6 +202,12 @@ pub fn child(args: &[String]) {
             }
         }
     }
+}
+
+/// The name of this process's service.
+#[cfg(feature = "iceoryx2")]
+fn service_name() -> String {
+    format!("vmalloc-bench-{}.", std::process::id())
 }
 
 fn fill_bytes(buffer: &mut [u8], turn: u64) {
@@ -196,7 +243,7 @@ fn check(mut socket: &UnixStream, expected: u64) {
     assert_eq!(u64::from_ne_bytes(sum), expected, "what the child has read");
 }
 
-fn send_fd(socket: &UnixStream, file: &OwnedFd) {
+pub fn send_fd(socket: &UnixStream, file: &OwnedFd) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [file.as_fd()];
@@ -204,7 +251,7 @@ fn send_fd(socket: &UnixStream, file: &OwnedFd) {
     sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::empty()).expect("a child");
 }
 
-fn receive_fd(socket: &UnixStream) -> Option<OwnedFd> {
+pub fn receive_fd(socket: &UnixStream) -> Option<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
