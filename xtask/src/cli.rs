@@ -30,6 +30,8 @@ pub enum Task {
     Bench(bench::Options),
     /// Run the engine under kills, faults and meetings that a seed chooses.
     Simulate(simulate::Options),
+    /// Take the pictures of docs/img from real pools; needs tmux and chromium.
+    Screenshots,
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

@@ -4,6 +4,7 @@
 //! ```text
 //!   cli ─▶ ci ─┬─ steps: fmt, clippy, tests, doctests, docs, bare targets, the demo
 //!              │      └─ run: one child process, its output, a deadline
+//!              ├─ screenshots: pictures of real pools, for the documents
 //!              ├─ suite: `cargo test`, its counts, what it skipped
 //!              └─ checks: imports · unsafe-places · docs · tidy
 //!                     └─ repo (the files) · source (Rust without comments) · markdown
@@ -24,6 +25,7 @@ mod markdown;
 mod repo;
 mod report;
 mod run;
+mod screenshots;
 mod simulate;
 mod source;
 mod suite;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         cli::Task::Kernel(options) => kernel::run(&root, &options),
         cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Simulate(options) => simulate::run(&root, &options),
+        cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

@@ -78,6 +78,8 @@ Examples:
   vmalloc demo --pool 2G --members 5 --seed 7
   vmalloc demo --machine sim       page tables and TLBs, each step counted
   sudo vmalloc demo                shows the real frames behind the block
+  vmalloc demo --stay 60           wait while all are attached: look with
+                                   `vmalloc top`, `vmalloc map`
   vmalloc demo --json | jq .block";
 
 /// How the demo runs.
@@ -96,6 +98,9 @@ pub struct DemoArgs {
     /// Real memory and processes, or a simulated machine with page tables and TLBs.
     #[arg(long, value_enum, default_value_t = Machine::Linux)]
     pub machine: Machine,
+    /// Wait so long while all members are attached, for others to look at the pool.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub stay: u32,
     /// Print a summary for programs instead of the story.
     #[arg(long)]
     pub json: bool,

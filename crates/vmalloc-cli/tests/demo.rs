@@ -154,3 +154,25 @@ fn a_demo_that_is_killed_leaves_no_process() {
     }
     panic!("it was never caught with its members");
 }
+
+/// Goal: while the demo stays, others see its pool with all that are attached; nobody can look
+/// into a simulated machine, which is said.
+#[test]
+fn a_demo_that_stays_can_be_looked_into() {
+    let mut child = common::command(&["demo", "--pool", "8M", "--stay", "600"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let pid = child.id().to_string();
+    let told = |line: &String| line.contains(&format!("vmalloc top {pid}"));
+    assert!(lines.map_while(Result::ok).any(|line| told(&line)), "it never stayed");
+    let pools = json(vmalloc(&["info", &pid, "--json"]));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(pools[0]["members"].as_array().unwrap().len(), 3, "{pools}");
+    let shared = |area: &&Value| area["kind"] == "shared";
+    assert_eq!(pools[0]["areas"].as_array().unwrap().iter().filter(shared).count(), 1, "{pools}");
+    let why = refused(vmalloc(&["demo", "--machine", "sim", "--stay", "1"]), 1);
+    assert!(why.contains("--stay is for the machine linux"), "{why}");
+}

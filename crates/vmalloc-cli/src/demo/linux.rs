@@ -53,6 +53,7 @@ pub fn play(setup: &Setup, tell: &mut Tell) -> Result<Summary, Failure> {
     let task = Task { token: block.token(), parts: setup.members, key: block_key };
     let mut others = stage.attach_others(&task, &block, frames, &mut members)?;
     stage.write_parts(&block, block_key, &mut others, &mut members)?;
+    stage.stay()?;
     let recovered = stage.kill_one(&block, block_key, &mut others, &mut members)?;
     let vmas = Vmas {
         pool: told(stage.pool.vmas(), "counting VMAs")?,

@@ -29,7 +29,7 @@ use crate::size::Size;
 use plan::Plan;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Write, stdout};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use summary::Summary;
 use tell::Tell;
 use vmalloc_core::Pages;
@@ -43,6 +43,8 @@ struct Setup {
     capacity: Pages,
     members: u32,
     plan: Plan,
+    /// How long all wait, attached, for others to look at them.
+    stay: Duration,
 }
 
 /// Plays the demo.
@@ -70,7 +72,14 @@ pub fn run(args: &DemoArgs) -> Done {
             "demo: a pool of {has} is too large: {most} at most"
         )));
     }
-    let setup = Setup { seed, capacity, members: args.members, plan: Plan::new(seed, capacity) };
+    if args.stay > 0 && args.machine == Machine::Sim {
+        return Err(Failure::new(
+            "demo: --stay is for the machine linux: nobody can look into a simulated one from \
+             outside; leave it out",
+        ));
+    }
+    let (members, stay) = (args.members, Duration::from_secs(args.stay.into()));
+    let setup = Setup { seed, capacity, members, plan: Plan::new(seed, capacity), stay };
     let mut tell = Tell::new(args.json);
     let mut summary = match args.machine {
         Machine::Linux => linux::play(&setup, &mut tell)?,

@@ -110,6 +110,21 @@ impl Stage<'_> {
         self.tell.say("All see all of it, word for word, without a copy or a message.")
     }
 
+    /// Waits, if that was asked for, for others to look at the pool as it is now.
+    pub fn stay(&mut self) -> Done {
+        if self.setup.stay.is_zero() {
+            return Ok(());
+        }
+        let pid = std::process::id();
+        self.tell.say(format_args!(
+            "Now it stays so for {} s. In another terminal: vmalloc top {pid}, vmalloc map {pid}, \
+             vmalloc info {pid}.",
+            self.setup.stay.as_secs()
+        ))?;
+        std::thread::sleep(self.setup.stay);
+        Ok(())
+    }
+
     /// Kills the last member in the middle of things.
     pub fn kill_one(
         &mut self,

@@ -150,7 +150,8 @@ fn ribbon(out: &mut String, i: usize, colour: &str, x: [f64; 4], opacity: f64) {
         writeln!(
             out,
             "<path class=\"r p{i}\" d=\"{down}H{d:.1}C{d:.1} {middle} {b:.1} {middle} {b:.1} \
-             {top}Z\" fill=\"{colour}\" fill-opacity=\"0.32\"/>"
+             {top}Z\" fill=\"{colour}\" fill-opacity=\"0.32\" stroke=\"{colour}\" \
+             stroke-width=\"0.6\" stroke-opacity=\"0.4\"/>"
         )
     };
 }

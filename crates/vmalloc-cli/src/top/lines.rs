@@ -89,13 +89,7 @@ pub fn totals(watch: &Watch, screen: &Screen, style: &Style) -> Vec<Line<'static
 
     let by_kind = by_kind(watch);
     lines.push(bar(&by_kind, info.capacity_bytes, style));
-    let mut parts = vec![Span::from("frames   ")];
-    for &(kind, bytes) in by_kind.iter().filter(|&&(kind, bytes)| bytes > 0 || kind == Kind::Live) {
-        let text = format!("{} {}", style.letter(kind), name(kind));
-        parts.push(Span::styled(text, style.paint(kind)));
-        parts.push(format!(" {}  ", Size(bytes)).into());
-    }
-    lines.push(Line::from(parts));
+    lines.extend(legend(&by_kind, style));
 
     let waste: u64 = now
         .areas
@@ -134,6 +128,27 @@ pub fn totals(watch: &Watch, screen: &Screen, style: &Style) -> Vec<Line<'static
         shown_span(&rates),
     )));
     lines
+}
+
+/// What the letters of the bar mean, and how much each is: two lines where one is too short.
+pub fn legend(by_kind: &[(Kind, u64)], style: &Style) -> Vec<Line<'static>> {
+    let mut lines: Vec<Vec<Span<'static>>> = vec![vec!["frames   ".into()]];
+    let mut used = 9;
+    for &(kind, bytes) in by_kind.iter().filter(|&&(kind, bytes)| bytes > 0 || kind == Kind::Live) {
+        let word = format!("{} {}", style.letter(kind), name(kind));
+        let size = format!(" {}  ", Size(bytes));
+        // The two blanks at the end may be cut.
+        let width = word.chars().count() + size.chars().count();
+        if used + width > COLUMNS + 2 {
+            lines.push(vec!["         ".into()]);
+            used = 9;
+        }
+        used += width;
+        if let Some(line) = lines.last_mut() {
+            line.extend([Span::styled(word, style.paint(kind)), size.into()]);
+        }
+    }
+    lines.into_iter().map(Line::from).collect()
 }
 
 fn shown_span(rates: &Rates) -> String {
@@ -274,10 +289,12 @@ pub fn area(watch: &Watch, row: &Row, is_selected: bool, style: &Style) -> Line<
     let extents = watch.extents(it).map_or("-".to_owned(), |runs| runs.len().to_string());
     let age = if watch.is_first() { format!("#{}", it.birth) } else { shown_age(row.age) };
     let owner = it.owner.map_or("-".to_owned(), |owner| owner.number().to_string());
+    // Turned round, a colour would be a patch in the bar that marks the line.
+    let paint = if is_selected { Paint::new() } else { style.paint(it.kind) };
     let mut parts = vec![
         Span::from(format!("{} ", if is_selected { '>' } else { ' ' })),
         format!("{:<14} {:>9} ", format!("{:#x}", it.addr().0), Size(it.bytes)).into(),
-        Span::styled(format!("{:>8}", name(it.kind)), style.paint(it.kind)),
+        Span::styled(format!("{:>8}", name(it.kind)), paint),
         format!(" {owner:>3} {age:>7} {extents:>4}  ").into(),
     ];
     if let Some(token) = &row.token {
@@ -298,13 +315,14 @@ pub fn detail(watch: &Watch, row: &Row) -> Vec<Line<'static>> {
         lines.push(Line::from(format!("token    {token}")));
     }
     lines.push(Line::from(format!(
-        "area     {}, {} pages and {} of guard, record {}, generation {}, birth {}",
+        "area     {}, {} pages and {} of guard",
         Size(it.bytes),
-        it.pages.len.0,
+        thousands(it.pages.len.0),
         it.guard.0,
-        it.id.0,
-        it.generation,
-        it.birth
+    )));
+    lines.push(Line::from(format!(
+        "record   {}, generation {}, birth {}",
+        it.id.0, it.generation, it.birth
     )));
     match watch.frames(it) {
         Some((pid, frames)) => {

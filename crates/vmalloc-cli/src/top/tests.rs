@@ -206,6 +206,33 @@ fn a_terminal_of_any_size_is_drawn_on() {
     }
 }
 
+/// Goal: with areas in every state none is missing from the words under the bar, and no line is
+/// wider than the screen.
+#[test]
+fn words_under_the_bar_are_whole_with_every_state() {
+    use vmalloc::core::Kind;
+    let kinds = [
+        Kind::Live,
+        Kind::Frozen,
+        Kind::Shared,
+        Kind::Dying,
+        Kind::Given,
+        Kind::Building,
+        Kind::Parked,
+        Kind::Purging,
+        Kind::Free,
+    ];
+    let all = kinds.map(|kind| (kind, 1023_u64 << 10));
+    for style in [PLAIN, Style { colour: true, blocks: true }] {
+        let lines: Vec<String> =
+            lines::legend(&all, &style).iter().map(ToString::to_string).collect();
+        assert!(lines.iter().all(|line| line.trim_end().chars().count() <= 80), "{lines:#?}");
+        for kind in kinds {
+            line(&lines, &format!("{} 1023 KiB", lines::name(kind)));
+        }
+    }
+}
+
 #[test]
 fn runs_of_frames_are_found() {
     let frames = [Some(7), Some(8), None, Some(9), Some(4), Some(5), Some(6)];

@@ -175,7 +175,7 @@ impl Member {
         let number = Some(self.info.number);
         let mine = areas.iter().filter(|area| area.owner.map(|owner| owner.number()) == number);
         for area in mine {
-            if area.kind == Kind::Parked {
+            if matches!(area.kind, Kind::Parked | Kind::Purging) {
                 self.parked_bytes += area.pages.len.bytes();
             } else {
                 self.areas += 1;
