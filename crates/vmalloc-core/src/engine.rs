@@ -97,7 +97,8 @@ impl<'a, M: Machine> Engine<'a, M> {
         let lazy_pages_max = config.lazy_pages_max;
         let lazy_slack = lazy_slack(lazy_pages_max);
         let context = Context { tables, me, machine, start, lazy_slack };
-        let lazy_pages_low = Pages(lazy_pages_max.0 / 2);
+        // Over page tables a shootdown interrupts every CPU, so it takes all that is parked.
+        let lazy_pages_low = Pages(if M::IN_PLACE { lazy_pages_max.0 / 2 } else { 0 });
         Ok(Engine { context, lazy_pages_max, lazy_pages_low, shrinkers: &[] })
     }
 

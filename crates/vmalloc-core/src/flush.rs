@@ -105,11 +105,39 @@ impl PendingFlush {
         self.ranges.push(pages);
     }
 
+    /// Unmaps `pages` too, and owes a flush of at least those: where `at` says in which range the
+    /// pages before them are, or where there is no range left, a range is stretched to reach them.
+    /// For page tables of ours alone, where a flush that covers more is only that. Which range has
+    /// them.
+    pub(crate) fn unmap_about<M: Machine>(
+        &mut self,
+        machine: &M,
+        pages: PageRange,
+        at: Option<usize>,
+    ) -> Option<usize> {
+        assert!(!M::IN_PLACE, "a flush in place takes frames away");
+        machine.unmap(pages);
+        match at.or(self.ranges.len.checked_sub(1).filter(|last| last + 1 == BATCH)) {
+            Some(at) => {
+                let range = &mut self.ranges.all[at];
+                let (start, end) = (range.start.min(pages.start), range.end().max(pages.end()));
+                *range = PageRange { start, len: Pages(end.0 - start.0) };
+                Some(at)
+            }
+            None => {
+                self.ranges.all[self.ranges.len] = pages;
+                self.ranges.len += 1;
+                Some(self.ranges.len - 1)
+            }
+        }
+    }
+
     /// Shoots all of it down, once. May wait.
     ///
     /// # Errors
     ///
     /// [`FlushError`]: the areas go back to the lazy list, to be unmapped and flushed again.
+    #[inline(always)] // a kilobyte that would be copied
     pub(crate) fn flush(self, machine: &impl Machine) -> Result<Flushed, FlushError> {
         if !is_planted(Bug::MissingFlush) {
             machine.flush(self.ranges.as_slice())?;

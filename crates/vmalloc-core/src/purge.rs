@@ -10,6 +10,8 @@
 //! recovers a dead purger starts again from PURGING. Linux: `__purge_vmap_area_lazy`, all at once
 //! and under a mutex.
 
+mod sweep;
+
 use crate::class::{CLASSES, Class};
 use crate::context::Context;
 use crate::error::PurgeError;
@@ -21,6 +23,7 @@ use crate::planted::{Bug, is_planted};
 use crate::record::{Kind, Record, Shape, State};
 use crate::slots::slot_pages;
 use crate::units::{PageRange, Pages};
+pub(crate) use sweep::sweep;
 
 /// What a purge did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -118,11 +121,8 @@ fn finish<M: Machine>(
     if areas().next().is_none() {
         return Ok(Purged::default());
     }
-    let committed = |area: &&Withdrawn| {
-        context.record(area.id).shape().flags & crate::record::flags::COMMIT != 0
-    };
     // Their frames stand in the page tables only: home before those are emptied.
-    areas().filter(committed).for_each(|area| context.machine.decommit(area.pages));
+    areas().for_each(|area| decommit(context, area));
     let mut pending = PendingFlush::empty();
     areas().for_each(|area| pending.unmap(&context.machine, area.pages));
     if is_planted(Bug::FreedBeforeFlush) {
@@ -140,6 +140,13 @@ fn finish<M: Machine>(
     areas().enumerate().for_each(|(hint, area)| settle(context, area, &flushed, hint));
     let pages = Pages(areas().map(|area| area.pages.len.0).sum());
     Ok(Purged { areas: areas().count(), pages, flushes: 1 })
+}
+
+/// Sends home the frames of an area that was filled in parts.
+fn decommit<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
+    if context.record(area.id).flags() & crate::record::flags::COMMIT != 0 {
+        context.machine.decommit(area.pages);
+    }
 }
 
 /// The batch could not be flushed: each area by itself, so that one which never can be does not

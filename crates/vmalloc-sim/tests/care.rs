@@ -233,3 +233,43 @@ fn a_drain_goes_down_to_the_low_mark_in_bounded_steps() {
         assert!(engine.purge().is_ok());
     });
 }
+
+/// Goal: what a caller does after a free over the limit empties the lazy list for one shootdown,
+/// and touches nothing that lives between the areas it takes; no CPU sees a page of those again.
+/// Method: every other area of 1 page stays in use; each page of the rest is in the TLB of a CPU.
+#[test]
+fn relieve_takes_all_that_is_parked_in_one_shootdown_and_nothing_in_use() {
+    let config = KernelConfig { frames: Pages(4096), ..KernelConfig::default() };
+    SimKernel::run(config, |kernel| {
+        let table = words(GEOMETRY.words());
+        let engine = third(kernel, &table).with_marks(Pages(0), Pages(600));
+        engine.prepare().unwrap();
+        let cpu = kernel.cpu(1);
+        cpu.switch_to(kernel.space(1));
+        let take = |pages| engine.vmalloc(&Request::bytes(pages * PAGE)).unwrap();
+        let kept: Vec<Area> = (0..500).map(|i| [take(1), take(1 + i % 7)][0]).collect();
+        let parked: Vec<Area> = engine
+            .areas()
+            .filter(|area| area.kind == Kind::Live && !kept.iter().any(|k| k.id == area.id))
+            .collect();
+        for area in kept.iter().chain(&parked) {
+            cpu.store(area.addr(), area.addr().0).unwrap();
+        }
+        let held = kernel.frames_in_use();
+        let pages: u64 = parked.iter().map(|area| area.pages.len.0).sum();
+        for area in &parked {
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+        let relieved = engine.relieve().unwrap();
+        let all = vmalloc_core::Purged { areas: 500, pages: Pages(pages), flushes: 1 };
+        assert_eq!(relieved, all);
+        assert_eq!(kernel.frames_in_use(), Pages(held.0 - pages));
+        assert!(parked.iter().all(|area| cpu.load(area.addr()).is_err()), "a stale translation");
+        for area in &kept {
+            assert_eq!(cpu.load(area.addr()), Ok(area.addr().0));
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+        engine.purge().unwrap();
+        assert_eq!(engine.verify().map(|seen| seen.areas + seen.parked), Ok(0));
+    });
+}

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::{AllocError, PurgeError};
 use crate::machine::Machine;
 use crate::publish::Area;
-use crate::purge::{Purged, purge_step};
+use crate::purge::{Purged, purge_step, sweep};
 use crate::request::Plan;
 use crate::shrink::Shrinker;
 use crate::{lazy, units::Pages};
@@ -28,7 +28,8 @@ impl<'a, M: Machine> Engine<'a, M> {
 
     /// The same engine, with these marks: a free over `high` parked pages says so, and a drain
     /// that it sets off goes on to `low`. Until this is called, `high` is
-    /// [`Config::lazy_pages_max`](super::Config::lazy_pages_max) and `low` half of it.
+    /// [`Config::lazy_pages_max`](super::Config::lazy_pages_max), and `low` half of it in place, and
+    /// 0 over page tables: the fewest shootdowns, as Linux does.
     #[must_use]
     pub fn with_marks(self, low: Pages, high: Pages) -> Self {
         let context = Context { lazy_slack: super::lazy_slack(high), ..self.context };
@@ -45,18 +46,27 @@ impl<'a, M: Machine> Engine<'a, M> {
         purge_step(&self.context, Pages(u64::MAX))
     }
 
-    /// Purges one step if more is parked than the high mark allows, towards the low one: what a
-    /// caller that may wait does after a free that was
-    /// [`Freed::over_limit`](super::Freed::over_limit).
+    /// Purges for one shootdown if more is parked than the high mark allows, towards the low one:
+    /// what a caller that may wait does after a free that was
+    /// [`Freed::over_limit`](super::Freed::over_limit). In place it is a
+    /// [`drain_step`](Engine::drain_step). Over page tables it takes what is parked in up to 128
+    /// chunks, so 8,192 areas at most: there a shootdown costs every CPU an interrupt, whatever it
+    /// covers.
     ///
     /// # Errors
     ///
     /// As [`Engine::purge_step`].
     pub fn relieve(&self) -> Result<Purged, PurgeError> {
         match self.context.lazy_pages() > self.lazy_pages_max {
-            true => self.drain_step(),
+            true if M::IN_PLACE => self.drain_step(),
+            true => sweep(&self.context, self.over_low(), |_| true),
             false => Ok(Purged::default()),
         }
+    }
+
+    /// How many pages are parked above the low mark.
+    fn over_low(&self) -> Pages {
+        Pages(self.context.lazy_pages().0.saturating_sub(self.lazy_pages_low.0))
     }
 
     /// One bounded step down to the low mark: at most 64 areas, one shootdown. A worker that a
@@ -67,9 +77,9 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// As [`Engine::purge_step`].
     pub fn drain_step(&self) -> Result<Purged, PurgeError> {
-        match self.context.lazy_pages().0.checked_sub(self.lazy_pages_low.0) {
-            None | Some(0) => Ok(Purged::default()),
-            Some(over) => purge_step(&self.context, Pages(over)),
+        match self.over_low() {
+            Pages(0) => Ok(Purged::default()),
+            over => purge_step(&self.context, over),
         }
     }
 
