@@ -64,6 +64,10 @@ pub enum Command {
     Replay(crate::replay::ReplayArgs),
     /// Run the cases of Linux's vmalloc test module, and more, and check for leaks.
     Stress(StressArgs),
+    /// Print a script that completes commands and options in a shell.
+    Completions(crate::manual::CompletionsArgs),
+    /// Print the manual page, or write a page a command to a folder.
+    Man(crate::manual::ManArgs),
     /// A member that the demo starts.
     #[command(hide = true)]
     DemoMember(MemberArgs),

@@ -21,16 +21,21 @@ const SHM: &str = "/dev/shm";
 /// A pool in the list.
 #[derive(Serialize)]
 pub struct Row {
-    id: String,
+    /// The pool's number.
+    pub id: String,
     name: String,
     /// What opens it.
     pub path: String,
-    capacity_bytes: u64,
-    used_bytes: u64,
-    areas: usize,
+    /// The most that it may hold.
+    pub capacity_bytes: u64,
+    /// What its areas hold.
+    pub used_bytes: u64,
+    /// How many there are.
+    pub areas: usize,
     resident_bytes: u64,
     uid: u32,
-    pids: Vec<u32>,
+    /// The processes that have it open.
+    pub pids: Vec<u32>,
 }
 
 /// Prints the list.
@@ -120,7 +125,7 @@ fn table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// A pool without a path is named with the path that opens it.
-fn shown_name(row: &Row) -> String {
+pub fn shown_name(row: &Row) -> String {
     if row.name.starts_with('/') {
         row.name.clone()
     } else {

@@ -6,7 +6,8 @@
 //!                 ├─ info, list, top, map    what is there; changes nothing
 //!                 ├─ doctor                  who died, and whether the invariants hold; recovers
 //!                 ├─ record, replay          what a program does with its pools, again and otherwise
-//!                 └─ stress                  Linux's test module and more, on either machine
+//!                 ├─ stress                  Linux's test module and more, on either machine
+//!                 └─ completions, man        what a shell and `man` should know
 //! ```
 //!
 //! One file a command. Results go to stdout, everything for people's eyes alone (progress,
@@ -24,6 +25,7 @@ mod get;
 mod info;
 mod kernel_info;
 mod list;
+mod manual;
 mod map;
 mod metrics;
 mod process;
@@ -71,6 +73,8 @@ fn run(args: Args) -> Done {
         Command::Record(args) => record::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Stress(args) => stress::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
         Command::StressMember(args) => stress::pool::member::run(&args),
         Command::DemoMember(args) => demo::member::run(&args),
     }

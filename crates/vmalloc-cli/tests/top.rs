@@ -61,8 +61,8 @@ fn top_into_a_pipe_prints_look_after_look() {
 struct Tmux(String);
 
 impl Tmux {
-    fn start(shell: &str) -> Option<Tmux> {
-        let tmux = Tmux(format!("vmalloc-top-{}", std::process::id()));
+    fn start(name: &str, shell: &str) -> Option<Tmux> {
+        let tmux = Tmux(format!("vmalloc-{name}-{}", std::process::id()));
         let size = ["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell];
         tmux.run(&size)?;
         Some(tmux)
@@ -106,7 +106,7 @@ fn top_is_used_in_a_terminal_without_colour() {
         "echo before; NO_COLOR=1 '{VMALLOC}' top {} --interval 0.1; echo \"left with $?\"; sleep 60",
         path.display()
     );
-    let Some(tmux) = Tmux::start(&shell) else {
+    let Some(tmux) = Tmux::start("top", &shell) else {
         return skip("top in a terminal", "needs the program tmux");
     };
     let first = tmux.wait_for("2 areas by address");
@@ -129,4 +129,33 @@ fn top_is_used_in_a_terminal_without_colour() {
     tmux.run(&["send-keys", "q"]);
     let after = tmux.wait_for("left with 0");
     assert!(after.contains("before") && !after.contains("areas by"), "{after:?}");
+}
+
+/// Goal: without a name, in a terminal, several pools are a list to choose from. Method: tmux; two
+/// pools of ours, whatever others there are; down to the second of them, Enter, and its view.
+#[test]
+fn top_without_a_name_asks_which_pool() {
+    let (_one, two) = (Place::with_pool("pick-1", "1M"), Place::with_pool("pick-2", "3M"));
+    let shell = format!("'{VMALLOC}' top --interval 0.1; echo \"left with $?\"; sleep 60");
+    let Some(tmux) = Tmux::start("pick", &shell) else {
+        return skip("top's list of pools", "needs the program tmux");
+    };
+    tmux.wait_for("which one?");
+    let id = two.info()["id"].as_str().unwrap().to_owned();
+    tmux.wait_for(&id);
+    // Other tests' pools come and go: one step at a time, until the mark is at ours.
+    let is_marked = || {
+        let shown = tmux.run(&["capture-pane", "-p"])?;
+        if shown.lines().any(|line| line.starts_with(&format!("> {id}"))) {
+            return Some(());
+        }
+        tmux.run(&["send-keys", "Down"]);
+        None
+    };
+    until("ours is marked", is_marked, || ());
+    tmux.run(&["send-keys", "Enter"]);
+    tmux.wait_for("0 areas by address");
+    tmux.wait_for(two.str());
+    tmux.run(&["send-keys", "q"]);
+    tmux.wait_for("left with 0");
 }

@@ -5,12 +5,15 @@
 //!                           └─ Screen: sort, filter, select ─lines▶ terminal, pipe or test
 //! ```
 //!
+//! Without a name it watches the only pool there is, or asks which ([`pick`]).
+//!
 //! It takes no member slot and changes nothing. What is shown is lines of text first, so that the
 //! same ones serve a terminal, a pipe and the tests. Colour is an extra that nothing depends on.
 
 mod keys;
 mod lines;
 mod live;
+mod pick;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -30,7 +33,7 @@ pub use watch::frames;
 
 const EXAMPLES: &str = "\
 Examples:
-  vmalloc top                      the only pool there is
+  vmalloc top                      the only pool, or choose from a list
   vmalloc top /dev/shm/frames
   vmalloc top 4711                 the pool that process 4711 has open
   vmalloc top --once --sort size   print one look, every area, and leave
@@ -46,7 +49,7 @@ that cannot place text (TERM=dumb), or a pipe, gets one look after the other.";
 #[derive(ClapArgs, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct TopArgs {
-    /// A pool's path, or the number of a process that has it open [default: the only one].
+    /// A pool's path, or the number of a process that has it open [default: the only one, or ask].
     #[arg(value_name = "PATH|PID")]
     pub pool: Option<PathBuf>,
     /// Print one look and leave.
@@ -72,7 +75,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Watches a pool until the user has seen enough.
 pub fn run(args: &TopArgs) -> Done {
-    let found = target::one(args.pool.as_deref())?;
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let is_live = !args.once && !is_dumb && io::stdout().is_terminal() && io::stdin().is_terminal();
+    let found = match &args.pool {
+        None if is_live => match pick::pool()? {
+            Some(found) => found,
+            None => return Ok(()),
+        },
+        pool => target::one(pool.as_deref())?,
+    };
     let path = found.path.display().to_string();
     let mut watch = Watch::new(found.pool);
     let mut screen = Screen::new(path, args.sort, &args.filter);
@@ -84,8 +95,7 @@ pub fn run(args: &TopArgs) -> Done {
         }
         return print(&watch, &mut screen);
     }
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    if is_dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+    if !is_live {
         loop {
             print(&watch, &mut screen)?;
             std::thread::sleep(interval);

@@ -3,8 +3,10 @@
 use super::keys::{After, press};
 use super::lines::{self, Style, caller, frame_runs};
 use super::live::draw;
+use super::pick::Picker;
 use super::rows::{Screen, Sort};
 use super::watch::Watch;
+use crate::list::Row;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -245,4 +247,55 @@ fn a_callers_tag_is_shown_as_text_if_it_is_text() {
     assert_eq!(caller(0x70_7574), "put");
     assert_eq!(caller(0x2a), "0x2a");
     assert_eq!(caller(0x1b_5b32_4a00), "0x1b5b324a00");
+}
+
+/// A key without modifiers.
+fn key(code: KeyCode) -> KeyEvent {
+    KeyEvent::new(code, KeyModifiers::NONE)
+}
+
+/// Goal: of several pools one is chosen; what is selected stays so when others come and go, and if
+/// it goes itself, nothing is chosen by accident.
+#[test]
+fn a_pool_is_picked_from_a_list_that_changes() {
+    let pools: Vec<Pool> = (0..3)
+        .map(|i| Pool::options().name(&format!("pick{i}")).create(1 << 20).unwrap())
+        .collect();
+    let id = |pool: &Pool| format!("{:08x}", pool.info().id);
+    let rows = |shown: &[usize]| -> Vec<Row> {
+        let ids: Vec<String> = shown.iter().map(|i| id(&pools[*i])).collect();
+        let mut rows = crate::list::rows();
+        rows.retain(|row| ids.contains(&row.id));
+        rows.sort_by_key(|row| ids.iter().position(|id| *id == row.id));
+        rows
+    };
+    let mut picker = Picker::new(rows(&[0, 1, 2]));
+    let marked = |picker: &Picker| -> Vec<String> {
+        let lines = picker.lines(24);
+        assert_eq!(lines.len(), 24);
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+        lines.into_iter().filter(|line| line.starts_with('>')).collect()
+    };
+    assert!(marked(&picker)[0].starts_with(&format!("> {}", id(&pools[0]))));
+    assert_eq!(picker.press(key(KeyCode::Char('j'))), After::Draw);
+    picker.take(rows(&[2, 0, 1]));
+    assert!(marked(&picker)[0].starts_with(&format!("> {}", id(&pools[1]))));
+    assert!(picker.chosen().is_none());
+    assert_eq!(picker.press(key(KeyCode::Enter)), After::Leave);
+    assert_eq!(picker.chosen().map(|row| row.id.clone()), Some(id(&pools[1])));
+
+    let mut picker = Picker::new(rows(&[0, 1]));
+    picker.press(key(KeyCode::End));
+    picker.take(rows(&[0]));
+    assert_eq!(marked(&picker).len(), 1);
+    picker.take(vec![]);
+    assert!(marked(&picker).is_empty());
+    assert_eq!(picker.press(key(KeyCode::Enter)), After::Draw, "there is nothing to choose");
+    assert_eq!(picker.press(key(KeyCode::Char('q'))), After::Leave);
+    assert!(picker.chosen().is_none());
+
+    // Fewer rows than pools: the selected one is in sight.
+    let mut picker = Picker::new(rows(&[0, 1, 2]));
+    picker.press(key(KeyCode::End));
+    assert!(picker.lines(6)[2..].iter().any(|line| line.starts_with('>')), "{:?}", picker.lines(6));
 }
