@@ -258,7 +258,17 @@ pub enum MapError {
         /// The frame that it shows.
         by: Pfn,
     },
-    /// The operating system refused to make the guard page fault.
+    /// The mappings that a process may have are all taken. More addresses would not help, nor would
+    /// a purge: only what shows in fewer pieces, or the end of what is shown.
+    NoVmas {
+        /// How many were wanted.
+        wanted: usize,
+        /// How many are taken.
+        taken: usize,
+        /// The most there can be.
+        most: usize,
+    },
+    /// The operating system refused to show the pages, or to make the guard page fault.
     Refused {
         /// Its error number.
         errno: i32,
@@ -278,6 +288,9 @@ impl fmt::Display for MapError {
         match self {
             MapError::NoTable { at } => write!(f, "no frame for a page table on the way to {at}"),
             MapError::Occupied { at, by } => write!(f, "{at} is mapped already, to {by}"),
+            MapError::NoVmas { wanted, taken, most } => {
+                write!(f, "{wanted} mappings wanted, {taken} of {most} are taken")
+            }
             MapError::Refused { errno } => {
                 write!(f, "the operating system refused (error {errno})")
             }

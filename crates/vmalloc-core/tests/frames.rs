@@ -1010,3 +1010,24 @@ proptest! {
         prop_assert_eq!(buddy.verify(), Ok(()));
     }
 }
+
+/// Goal: bits that are hints to somebody who keeps the truth elsewhere can be set again and again:
+/// what is free is counted once, hints agree, and what is not of the pool is refused.
+/// Method: take half of a pool with a ragged end, set runs that overlap, beside a count by hand.
+#[test]
+fn restored_frames_count_once_however_often_they_are_set() {
+    let (first, len) = (61, 1500);
+    let words = words(len);
+    let buddy = Buddy::format(&words, Pfn(first), Pages(len)).unwrap();
+    let taken: Vec<Pfn> = (0..len).map(|_| buddy.take(Order(0)).unwrap()).collect();
+    assert_eq!((taken.len(), buddy.free()), (1500, Pages(0)));
+    assert_eq!(buddy.restore(run(first, 10)), Pages(10));
+    assert_eq!(buddy.restore(run(first, 10)), Pages(0));
+    assert_eq!(buddy.restore(run(first + 5, 700)), Pages(695));
+    assert_eq!((buddy.free(), buddy.verify()), (Pages(705), Ok(())));
+    for outside in [run(first - 1, 5), run(first + 1499, 2), run(u64::MAX, 2), run(first, 0)] {
+        assert_eq!(buddy.restore(outside), Pages(0), "{outside}");
+    }
+    assert_eq!(buddy.restore(run(first, len)), Pages(795));
+    assert_eq!((buddy.stats().longest, buddy.verify()), (run(first, len), Ok(())));
+}

@@ -34,7 +34,8 @@ pub struct Buf {
     member: Arc<Member>,
     id: AreaId,
     generation: u64,
-    // None only while it is being dropped or published.
+    // None only while it is being dropped, published or given; and for good if it could not be given,
+    // and not be shown again: then it has no bytes.
     view: Option<ExclusiveView>,
 }
 
@@ -109,10 +110,14 @@ impl Buf {
         if self.member.is_forked() {
             return Err(Unpublished { buf: self, error: ShareError::Forked });
         }
+        let Some(at) = self.view.as_ref().map(|view| view.span().start) else {
+            let error = vmalloc_core::ShareError::Stale { generation: self.generation };
+            return Err(Unpublished { buf: self, error: ShareError::Engine(error) });
+        };
         // With no view there is nothing left for `drop` to free.
         let view = &mut self.view;
         let turn = || turn(view.take().expect("a buffer has its view until it goes"));
-        match self.member.publish(self.id, self.generation, how, turn) {
+        match self.member.publish(self.id, self.generation, at, how, turn) {
             Ok((token, view)) => {
                 let token = Token::of(&self.member.ground.shape, &token);
                 self.member.ground.bell(0).ring();
@@ -127,10 +132,13 @@ impl Drop for Buf {
     fn drop(&mut self) {
         // The view first: no reference of ours may live when the pages are another's.
         let Some(view) = self.view.take() else { return };
-        let pages = Pages::for_bytes(view.span().len);
+        let span = view.span();
         drop(view);
         if !self.member.is_forked() {
-            self.member.unclaim(pages);
+            if self.member.ground.hide(span.start).is_err() {
+                return; // It is shown here still, so it must stay ours.
+            }
+            self.member.unclaim(Pages::for_bytes(span.len));
             // An error here means that the records are damaged: then there is nothing to free.
             if let Ok(freed) = self.member.engine().free(self.id, self.generation) {
                 self.member.note(Op::Free, || About::handle(self.id, self.generation));
@@ -144,13 +152,13 @@ impl Deref for Buf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.view.as_deref().expect("a buffer has its view until it goes")
+        self.view.as_deref().unwrap_or_default()
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.view.as_deref_mut().expect("a buffer has its view until it goes")
+        self.view.as_deref_mut().unwrap_or_default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong, one enum a verb. The engine's reasons come through unchanged.
 
+use crate::framed::FrameError;
 use crate::header::HeaderError;
 use crate::member::JoinError;
 use crate::quota::OverQuota;
@@ -209,6 +210,8 @@ pub enum VerifyError {
         /// Pages the areas have.
         found: u64,
     },
+    /// A frame of a framed pool is lost, or an area lacks one.
+    Frames(FrameError),
 }
 
 impl From<JoinError> for OpenError {
@@ -350,6 +353,7 @@ impl fmt::Display for VerifyError {
             VerifyError::Charged { charged, found } => {
                 write!(f, "{charged} pages are charged, the areas have {found}")
             }
+            VerifyError::Frames(e) => write!(f, "{e}"),
         }
     }
 }

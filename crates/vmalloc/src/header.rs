@@ -11,6 +11,7 @@
 
 use crate::names::{NAME_WORDS, NAMES};
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vmalloc_core::class::GRANULE_PAGES;
 use vmalloc_core::layout::{Geometry, Layout, MEMBERS_MAX, Tables};
@@ -18,7 +19,7 @@ use vmalloc_core::{Owner, PAGE_SIZE, PageRange, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"vmalloc\x01");
 /// The layout's version: a pool of another one is refused.
-pub(crate) const VERSION: u64 = 3;
+pub(crate) const VERSION: u64 = 4;
 /// Words of header before the tables.
 const HEADER_WORDS: usize = NAMES_AT + NAMES * NAME_WORDS;
 const MEMBERS_AT: usize = 64;
@@ -48,6 +49,7 @@ const AT_MEMBERS: usize = 6;
 const AT_SUM: usize = 7;
 const AT_READY: usize = 8;
 const AT_MADE: usize = 9;
+const AT_FRAMED: usize = 10;
 const AT_CHARGED: usize = 16;
 const AT_RECOUNTS_WANTED: usize = 17;
 const AT_RECOUNTS_DONE: usize = 18;
@@ -65,6 +67,9 @@ pub(crate) struct Shape {
     pub(crate) capacity: Pages,
     /// The window.
     pub(crate) geometry: Geometry,
+    /// Whether the file's offsets are frames, which the pool hands out itself: see
+    /// [`crate::framed`].
+    pub(crate) is_framed: bool,
 }
 
 /// Why the first words are not those of a pool that we can use.
@@ -137,25 +142,44 @@ impl Shape {
             small_granules: (granules / 4) as usize,
             members,
         };
-        Shape { id, capacity, geometry }
+        Shape { id, capacity, geometry, is_framed: false }
     }
 
     /// The same with a window of `pages` pages, rounded up to 16 granules.
     pub(crate) fn with_window(self, pages: Pages) -> Shape {
         let granules = pages.0.div_ceil(GRANULE_PAGES).next_multiple_of(16) as usize;
-        let geometry = Geometry { granules, small_granules: granules / 4, ..self.geometry };
+        let small_granules = granules / if self.is_framed { 2 } else { 4 };
+        let geometry = Geometry { granules, small_granules, ..self.geometry };
         Shape { geometry, ..self }
     }
 
-    /// Bytes before the data: header and tables, whole huge pages. The window begins there.
+    /// Bytes before the data: header and tables, whole huge pages. The window begins there, or the
+    /// frames.
     pub(crate) fn words_bytes(&self) -> u64 {
-        let words = (HEADER_WORDS + self.geometry.words()) as u64;
+        let frames = if self.is_framed { self.frame_words().end } else { 0 };
+        let words = (HEADER_WORDS + self.geometry.words().max(frames)) as u64;
         (words * WORD_BYTES).next_multiple_of(HUGE_BYTES)
     }
 
-    /// Bytes of the file, nearly all of them holes.
+    /// Bytes of the file: nearly all of them holes, or all of them frames.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.words_bytes() + self.geometry.pages().bytes()
+        self.words_bytes() + if self.is_framed { self.frames_bytes() } else { self.window_bytes() }
+    }
+
+    /// Where in a member's mapping the window begins, counted from its first byte: a framed pool's
+    /// lies behind the file.
+    pub(crate) fn window_at(&self) -> u64 {
+        if self.is_framed { self.file_bytes() } else { self.words_bytes() }
+    }
+
+    /// Bytes of addresses.
+    pub(crate) fn window_bytes(&self) -> u64 {
+        self.geometry.pages().bytes()
+    }
+
+    /// Bytes of a framed pool's frames, whole huge pages.
+    fn frames_bytes(&self) -> u64 {
+        self.capacity.bytes().next_multiple_of(HUGE_BYTES)
     }
 
     /// Bytes that must be there before anyone looks: header and flat tables.
@@ -202,6 +226,7 @@ impl<'a> Header<'a> {
         set(AT_SMALL, shape.geometry.small_granules as u64);
         set(AT_MEMBERS, shape.geometry.members as u64);
         set(AT_MADE, made_unix_s);
+        set(AT_FRAMED, u64::from(shape.is_framed));
         set(AT_SUM, self.sum());
     }
 
@@ -247,7 +272,12 @@ impl<'a> Header<'a> {
         if small % 4 != 0 || geometry.check().is_err() {
             return Err(HeaderError::Value { name: "small granules", found: small });
         }
-        let shape = Shape { id: get(AT_ID), capacity, geometry };
+        let is_framed = match get(AT_FRAMED) {
+            0 => false,
+            1 => true,
+            found => return Err(HeaderError::Value { name: "the kind of pool", found }),
+        };
+        let shape = Shape { id: get(AT_ID), capacity, geometry, is_framed };
         let needed = shape.file_bytes();
         if file_bytes < needed {
             return Err(HeaderError::Short { needed, found: file_bytes });
@@ -329,9 +359,14 @@ impl<'a> Header<'a> {
             .expect("the shape was checked, and the mapping is as long as it says")
     }
 
+    /// Some of the words behind the header: the engine's, or a framed pool's frames.
+    pub(crate) fn words_at(&self, words: Range<usize>) -> &'a [AtomicU64] {
+        &self.words[HEADER_WORDS..][words]
+    }
+
     /// FNV-1a over the words that never change.
     fn sum(&self) -> u64 {
-        (AT_MAGIC..AT_SUM).chain([AT_MADE]).fold(0xcbf2_9ce4_8422_2325, |sum, i| {
+        (AT_MAGIC..AT_SUM).chain([AT_MADE, AT_FRAMED]).fold(0xcbf2_9ce4_8422_2325, |sum, i| {
             let word = self.words[i].load(Ordering::Relaxed);
             word.to_le_bytes()
                 .iter()
@@ -428,7 +463,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_refused() {
         let shape = Shape::new(7, Pages(65_536), 64);
-        for word in (AT_MAGIC..=AT_READY).chain([AT_MADE]) {
+        for word in (AT_MAGIC..=AT_READY).chain([AT_MADE, AT_FRAMED]) {
             for bit in 0..64 {
                 let words = made(&shape);
                 words[word].fetch_xor(1 << bit, Ordering::Relaxed);

@@ -71,6 +71,10 @@ impl Ground {
         let verified = self.engine(Owner::FIRST, Pages(0)).verify().map_err(VerifyError::Engine)?;
         let charged = self.header().charged().load(Ordering::SeqCst);
         let found = verified.pages.0;
+        if let Some(frames) = self.framed() {
+            let areas: Vec<Area> = self.engine(Owner::FIRST, Pages(0)).areas().collect();
+            frames.verify(&areas).map_err(VerifyError::Frames)?;
+        }
         if charged == found { Ok(verified) } else { Err(VerifyError::Charged { charged, found }) }
     }
 }

@@ -43,6 +43,8 @@ pub struct Info {
     pub stitched_vmas_max: usize,
     /// Whether guard pages fault here: this kernel has `MADV_GUARD_INSTALL`.
     pub guards: bool,
+    /// Whether it is a fixed piece of memory whose frames the pool hands out itself.
+    pub framed: bool,
     /// The engine's totals.
     pub stats: Stats,
 }
@@ -143,7 +145,8 @@ impl Info {
             limit_bytes: ground.limit().bytes(),
             stitched_vmas: stitch::vmas_taken(),
             stitched_vmas_max: stitch::vmas_max(),
-            guards: ground.guards.supported(),
+            guards: ground.guards.supported() || ground.shape.is_framed,
+            framed: ground.shape.is_framed,
             stats: ground.engine(Owner::FIRST, Pages(0)).stats(),
         }
     }

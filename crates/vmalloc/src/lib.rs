@@ -35,6 +35,7 @@
 mod buf;
 mod error;
 mod events;
+mod framed;
 mod guards;
 mod header;
 mod health;
@@ -62,6 +63,7 @@ pub use error::{
     AllocError, AttachError, BudgetError, CreateError, FreeError, NameError, OpenError,
     ResizeError, ShareError, Source, VerifyError,
 };
+pub use framed::FrameError;
 pub use header::HeaderError;
 pub use health::Holdings;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};

@@ -11,6 +11,9 @@
 //!   unback   give the budget back
 //! ```
 //!
+//! A framed pool has the same words and verbs; where frames are found and shown there, it is
+//! [`crate::framed`] that is asked.
+//!
 //! A full pool and a full machine are errors of `back`: nothing is handed out that could fault
 //! later. Neighbours: below [`crate::member`]; above `os`.
 
@@ -23,6 +26,7 @@ use crate::os::commit::{CommitError, Grain, commit};
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
+use crate::os::shown::Shown;
 use crate::os::view::{PurgeError, ViewError};
 use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, Span};
 use crate::quota::Used;
@@ -48,6 +52,8 @@ pub(crate) struct Ground {
     layout: Layout,
     pub(crate) headroom: Headroom,
     pub(crate) guards: Guards,
+    // Of a framed pool: which runs of frames this process shows.
+    pub(crate) shown: Option<Shown>,
     data: u64,
     words: usize,
     // One thread at a time follows a shared area that grew, or makes it grow.
@@ -74,18 +80,30 @@ impl Ground {
         shape: Shape,
         headroom: Headroom,
     ) -> Result<Ground, GroundError> {
-        let data = shape.words_bytes();
+        let (data, words_bytes) = (shape.window_at(), shape.words_bytes());
         let layout = Layout::new(shape.geometry)?;
-        let mapping = Mapping::new(file, data)?;
-        let guards = Guards::new(shape.geometry.granules)?;
-        let pages = (data / PAGE_BYTES) as usize;
+        let mut guards = Guards::new(shape.geometry.granules)?;
+        let (mapping, shown) = if shape.is_framed {
+            let mapping = Mapping::framed(file, shape.window_bytes())?;
+            // What is not shown faults by itself.
+            guards = guards.without_markers();
+            let shown = Shown::new(Arc::clone(&mapping), words_bytes)?;
+            (mapping, Some(shown))
+        } else {
+            (Mapping::new(file, data)?, None)
+        };
+        let pages = (words_bytes / PAGE_BYTES) as usize;
         let committed = AnonWords::new(pages.div_ceil(64))?;
-        let words = (data / 8) as usize;
+        let words = (words_bytes / 8) as usize;
         let small = Pages((shape.geometry.small_granules as u64) << 7).bytes();
-        let large = shape.geometry.pages().bytes() - small;
+        let large = shape.window_bytes() - small;
         // Advice: without it there are small pages only, or huge ones that nobody asked for.
-        let _ = mapping.advise_nohuge(Span::new(data, small));
-        let _ = mapping.advise_huge(Span::new(data + small, large));
+        if shape.is_framed {
+            let _ = mapping.advise_huge(Span::new(words_bytes, data - words_bytes));
+        } else {
+            let _ = mapping.advise_nohuge(Span::new(data, small));
+            let _ = mapping.advise_huge(Span::new(data + small, large));
+        }
         let (growing, naming, used) = (Mutex::default(), Mutex::default(), Used::new());
         Ok(Ground {
             mapping,
@@ -93,6 +111,7 @@ impl Ground {
             layout,
             headroom,
             guards,
+            shown,
             data,
             words,
             growing,
@@ -141,6 +160,9 @@ impl Ground {
     /// is now. Nothing to do if nobody here has it, or somebody has done it.
     pub(crate) fn guards_follow(&self, view: &View) -> Result<(), Errno> {
         let had = self.mapping.shared_pages(self.span(view.pages).start);
+        if let Some(frames) = self.framed() {
+            return if had == 0 { Ok(()) } else { frames.show(view).map_err(map_errno) };
+        }
         if had == 0 || had >= view.pages.len.0 || self.guards.are_placed(view) {
             return Ok(());
         }
@@ -151,6 +173,9 @@ impl Ground {
     /// As it must be before this process gets a view of `view`: its guard there, and none in it. Where
     /// it has a view already, that one's pages are as they should be.
     pub(crate) fn guards_ready(&self, view: &View) -> Result<(), Errno> {
+        if let Some(frames) = self.framed() {
+            return frames.show(view).map_err(map_errno);
+        }
         if self.mapping.counted_pages(self.span(view.pages).start) == 0 {
             return self.guards.place(&self.mapping, self.data, view);
         }
@@ -250,6 +275,13 @@ impl Machine for Linear<'_> {
         if !policy.is_any() {
             return Err(BackError::Policy(PolicyError::Unsupported { policy }));
         }
+        if let Some(frames) = self.0.framed() {
+            self.0.charge(pages.len)?;
+            let taken = frames.take(pages, policy.huge);
+            return taken.map(|()| Backing(pages.len.0)).inspect_err(|_| {
+                self.0.uncharge(pages.len);
+            });
+        }
         let cleared = self.0.guards.clear(&self.0.mapping, self.0.data, pages);
         cleared.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
         self.0.charge(pages.len)?;
@@ -275,6 +307,9 @@ impl Machine for Linear<'_> {
     }
 
     fn map(&self, view: &View) -> Result<(), MapError> {
+        if let Some(frames) = self.0.framed() {
+            return frames.show(view);
+        }
         let placed = self.0.guards.place(&self.0.mapping, self.0.data, view);
         placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
@@ -293,6 +328,9 @@ impl Machine for Linear<'_> {
     }
 
     fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
+        if let Some(frames) = self.0.framed() {
+            return if more.len.0 == 0 { Ok(()) } else { frames.show(view) };
+        }
         let placed = self.0.guards.place_more(&self.0.mapping, self.0.data, view, more);
         placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
     }
@@ -302,6 +340,12 @@ impl Machine for Linear<'_> {
     }
 
     fn truncate(&self, view: &View, pages: Pages) -> Backing {
+        if let Some(frames) = self.0.framed() {
+            let start = Vpn(view.pages.start.0 + pages.0);
+            let len = Pages(view.slot.end().0.saturating_sub(start.0));
+            self.0.uncharge(frames.give(PageRange { start, len }));
+            return Backing(pages.0);
+        }
         self.0.uncharge(Pages(view.pages.len.0.saturating_sub(pages.0)));
         Backing(pages.0)
     }
@@ -317,6 +361,11 @@ impl Machine for Linear<'_> {
     fn unmap(&self, _pages: PageRange) {}
 
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
+        if let Some(frames) = self.0.framed() {
+            let hide = |range: &PageRange| frames.hide(*range);
+            let hidden = ranges.iter().try_for_each(hide);
+            return hidden.map_err(|errno| FlushError { errno: errno.raw_os_error() });
+        }
         let mut spans = [Span::new(0, 0); vmalloc_core::flush::BATCH];
         for (span, range) in spans.iter_mut().zip(ranges) {
             *span = self.0.span(*range);
@@ -327,21 +376,31 @@ impl Machine for Linear<'_> {
         Ok(())
     }
 
-    fn unback(&self, _pages: PageRange, backing: Backing) {
-        self.0.uncharge(Pages(backing.0));
+    fn unback(&self, pages: PageRange, backing: Backing) {
+        match self.0.framed() {
+            Some(frames) => self.0.uncharge(frames.give(pages)),
+            None => self.0.uncharge(Pages(backing.0)),
+        }
     }
 
-    fn translate(&self, _page: Vpn) -> Option<(Pfn, Prot)> {
-        None
+    fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
+        let frame = self.0.framed()?.frame_of(page.0)?;
+        Some((Pfn(frame), Prot::READ_WRITE))
     }
 
     fn read(&self, page: Vpn, offset: usize, out: &mut [u8]) -> bool {
         // Through the kernel: no reference of ours to memory that others write.
+        if let Some(frames) = self.0.framed() {
+            return frames.read(page.0, offset, out);
+        }
         let start = self.0.span(PageRange { start: page, len: Pages(1) }).start;
         self.0.mapping.file().read_at(start + offset as u64, out)
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
+        if let Some(frames) = self.0.framed() {
+            frames.mend();
+        }
         for _ in 0..RECOUNTS_MAX {
             let due = self.0.header().recount_due();
             let before = self.0.charged().load(Ordering::SeqCst);
@@ -357,6 +416,13 @@ impl Machine for Linear<'_> {
         }
         // Others are too busy to count: the recount stays due, and until it is done the account is
         // off by what one call of the dead member was about.
+    }
+}
+
+fn map_errno(error: MapError) -> Errno {
+    match error {
+        MapError::Refused { errno } => Errno::from_raw_os_error(errno),
+        _ => Errno::NOMEM,
     }
 }
 

@@ -9,12 +9,16 @@ use vmalloc_core::{Area, PAGE_SIZE, PageRange, Pages, Vpn};
 
 impl Onlooker {
     /// The runs of an area's pages that hold data, as pages of the window, ascending. A page that
-    /// is committed and was never touched holds none yet. Linux: `SEEK_DATA`.
+    /// is committed and was never touched holds none yet. Of a framed pool: a run for each run of
+    /// frames. Linux: `SEEK_DATA`.
     ///
     /// # Errors
     ///
     /// What the file said.
     pub fn extents_of(&self, area: &Area) -> std::io::Result<Vec<PageRange>> {
+        if let Some(frames) = self.ground.framed() {
+            return Ok(frames.runs_of(area.pages));
+        }
         let span = self.ground.span(area.pages);
         let page = PAGE_SIZE as u64;
         let first = |start: u64| (start - span.start) / page;
@@ -27,9 +31,14 @@ impl Onlooker {
     }
 
     /// The bytes of the pool's file where an area lies: what a member's line in
-    /// `/proc/PID/maps` counts from.
+    /// `/proc/PID/maps` counts from. Of a framed pool: where its first run of frames lies.
     #[must_use]
     pub fn file_range(&self, area: &Area) -> Range<u64> {
+        if let Some(frames) = self.ground.framed() {
+            let pages = frames.runs_of(area.pages).first().map_or(0, |run| run.len.0);
+            let first = frames.frame_of(area.pages.start.0).unwrap_or(0);
+            return first * PAGE_SIZE as u64..(first + pages) * PAGE_SIZE as u64;
+        }
         let span = self.ground.span(area.pages);
         span.start..span.start + span.len
     }

@@ -57,6 +57,8 @@ pub(crate) struct Member {
 struct Attached {
     generation: u64,
     handles: usize,
+    // Its first byte in the mapping.
+    at: u64,
 }
 
 /// Why a process could not join.
@@ -149,26 +151,28 @@ impl Member {
             }
             None => {
                 let area = self.engine().attach(token, Prot::READ_WRITE)?;
-                let entry = Attached { generation: token.generation, handles: 1 };
+                let at = self.ground.span(area.pages).start;
+                let entry = Attached { generation: token.generation, handles: 1, at };
                 attached.insert(token.area.0, entry);
                 Ok(area)
             }
         }
     }
 
-    /// Publishes an area of this member's, turns its view into one for sharing, and notes the
+    /// Publishes an area of this member's, which begins at byte `at` of the mapping, turns its view into one for sharing, and notes the
     /// handle: all before another thread of this process can attach to it.
     pub(crate) fn publish<V>(
         &self,
         id: AreaId,
         generation: u64,
+        at: u64,
         how: Publish,
         turn_view: impl FnOnce() -> V,
     ) -> Result<(Token, V), ShareError> {
         let mut attached = self.lock_attached();
         let token = self.engine().share(id, generation, how)?;
         self.note_publish(id, generation, how);
-        attached.insert(id.0, Attached { generation, handles: 1 });
+        attached.insert(id.0, Attached { generation, handles: 1, at });
         Ok((token, turn_view()))
     }
 
@@ -183,7 +187,8 @@ impl Member {
         };
         here.handles -= 1;
         self.note(Op::Detach, || About::handle(id, generation));
-        if here.handles == 0 {
+        // What is shown here still, we are attached to.
+        if here.handles == 0 && self.ground.hide(here.at).is_ok() {
             attached.remove(&id.0);
             let freed = self.engine().detach(id, generation);
             drop(attached);

@@ -16,8 +16,10 @@
 //! all of the pool, whatever tokens it has.
 
 use crate::error::OpenError;
+use crate::framed;
 use crate::header::{HEADER_BYTES, Shape};
 use crate::options;
+use crate::os::PAGE_BYTES;
 use crate::os::file::PoolFile;
 use crate::os::open::{Accept, Owner};
 use crate::os::passing;
@@ -26,7 +28,7 @@ use crate::token::Token;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use vmalloc_core::{Kind, peek};
+use vmalloc_core::{Kind, PageRange, peek};
 
 /// How often a copy is made again whose area changed under it.
 const TRIES: usize = 8;
@@ -117,8 +119,7 @@ impl Reader {
             if at.checked_add(count).is_none_or(|end| end > len) {
                 return Err(ReadError::OutOfBounds(crate::OutOfBounds { at, count, len }));
             }
-            let start = self.shape.window_offset(before.pages) + at as u64;
-            if count > 0 && !self.file.read_at(start, out) {
+            if count > 0 && !self.copy(before.pages, at as u64, out) {
                 return Err(ReadError::Os);
             }
             if self.frozen(token)?.pages == before.pages {
@@ -128,17 +129,39 @@ impl Reader {
         Err(ReadError::NotFrozen)
     }
 
+    /// Copies from byte `at` of an area on; of a framed pool page by page, each from its frame.
+    fn copy(&self, pages: PageRange, mut at: u64, out: &mut [u8]) -> bool {
+        let start = self.shape.window_offset(pages);
+        if !self.shape.is_framed {
+            return self.file.read_at(start + at, out);
+        }
+        let mut left = out;
+        while !left.is_empty() {
+            let (page, offset) = (pages.start.0 + at / PAGE_BYTES, at % PAGE_BYTES);
+            let len = left.len().min((PAGE_BYTES - offset) as usize);
+            let (part, rest) = left.split_at_mut(len);
+            let frame = framed::peek(&self.shape, page, |at| self.word(at));
+            if !frame.is_some_and(|pfn| self.file.read_at(pfn * PAGE_BYTES + offset, part)) {
+                return false;
+            }
+            (left, at) = (rest, at + len as u64);
+        }
+        true
+    }
+
+    /// A word behind the header.
+    fn word(&self, at: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        let read = self.file.read_at(Shape::words_offset(at), &mut bytes);
+        read.then_some(u64::from_ne_bytes(bytes))
+    }
+
     fn frozen(&self, token: &Token) -> Result<peek::Peeked, ReadError> {
         let (pool, ours) = (token.pool, self.shape.pool_number());
         if pool != ours {
             return Err(ReadError::OtherPool { token: pool, pool: ours });
         }
-        let word = |at: usize| {
-            let mut bytes = [0; 8];
-            let read = self.file.read_at(Shape::words_offset(at), &mut bytes);
-            read.then_some(u64::from_ne_bytes(bytes))
-        };
-        let peeked = peek::peek(&self.shape.geometry, &token.core(), word);
+        let peeked = peek::peek(&self.shape.geometry, &token.core(), |at| self.word(at));
         let is_same = |p: &peek::Peeked| p.state.kind == Kind::Frozen && p.pages.len == token.pages;
         peeked.filter(is_same).ok_or(ReadError::NotFrozen)
     }

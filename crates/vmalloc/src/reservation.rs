@@ -153,8 +153,10 @@ impl Reservation {
         }
         let request = Request::bytes(range.len() as u64).zeroed();
         let buf = self.pool.alloc(&request).map_err(CommitError::Alloc)?;
-        let file = self.pool.member().ground.mapping.file();
-        let shown = self.place.show(file, range.start, buf.span(), buf);
+        let ground = &self.pool.member().ground;
+        let no_runs = CommitError::Map(StitchError::Empty);
+        let runs = ground.runs_in_file(buf.span()).ok_or(no_runs)?;
+        let shown = self.place.show(ground.mapping.file(), range.start, &runs, buf);
         shown.map_err(|NotShown { error, keep }| {
             drop(keep);
             error.map_or(CommitError::Lost, |e| CommitError::Map(e.into()))

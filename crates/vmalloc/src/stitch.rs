@@ -155,7 +155,10 @@ impl Pool {
     }
 
     fn map(&self, runs: &[Span], access: Access) -> Result<Stitch, StitchError> {
-        Ok(Stitch::new(self.member().ground.mapping.file(), runs, access)?)
+        let ground = &self.member().ground;
+        let in_file = runs.iter().map(|run| ground.runs_in_file(*run));
+        let in_file = in_file.collect::<Option<Vec<_>>>().ok_or(Mapping::Runs)?.concat();
+        Ok(Stitch::new(ground.mapping.file(), &in_file, access)?)
     }
 }
 

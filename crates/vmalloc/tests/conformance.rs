@@ -6,9 +6,18 @@ use crate::subject_linux::LinuxHost;
 use crate::support::skip;
 use vmalloc::Pool;
 
-const HOST: LinuxHost = LinuxHost;
+const HOST: LinuxHost = LinuxHost { framed: false };
 
 vmalloc_sim::conformance_tests!(HOST);
+
+/// The same suite on framed pools.
+mod framed {
+    use crate::subject_linux::LinuxHost;
+
+    const HOST: LinuxHost = LinuxHost { framed: true };
+
+    vmalloc_sim::conformance_tests!(HOST);
+}
 
 /// Goal: a rule that this kernel cannot be held to is not passed in silence.
 #[test]

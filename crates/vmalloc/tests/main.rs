@@ -12,6 +12,7 @@ mod crash;
 mod each_step_fails;
 mod examples;
 mod fragmentation;
+mod framed;
 mod giving;
 mod hostile;
 mod limits;

@@ -1,7 +1,7 @@
 //! Pools against the model: the random operations that the simulated machine is held to, less
 //! those that Linux has no way to ask for.
 
-use crate::subject_linux::{ABILITIES, LinuxSubject};
+use crate::subject_linux::{ABILITIES, FRAMED, LinuxSubject};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use vmalloc_core::Pages;
@@ -53,6 +53,37 @@ proptest! {
         ops in ops::sequences(EAGER, ABILITIES, 80),
     ) {
         check(EAGER, &ops)?;
+    }
+}
+
+fn check_framed(setup: Setup, ops: &[vmalloc_sim::Op]) -> Result<(), TestCaseError> {
+    let mut subject = LinuxSubject::framed(setup);
+    let done = run(&mut subject, ops);
+    done.map(drop).map_err(|divergence| TestCaseError::fail(divergence.to_string()))
+}
+
+proptest! {
+    #![proptest_config(config(32))]
+
+    #[test]
+    fn any_sequence_in_a_framed_pool_does_what_the_model_says(
+        ops in ops::sequences(Setup::DEFAULT, FRAMED, 80),
+    ) {
+        check_framed(Setup::DEFAULT, &ops)?;
+    }
+
+    #[test]
+    fn any_sequence_in_a_small_framed_pool_does_what_the_model_says(
+        ops in ops::sequences(SMALL, FRAMED, 80),
+    ) {
+        check_framed(SMALL, &ops)?;
+    }
+
+    #[test]
+    fn any_sequence_with_huge_pages_in_a_framed_pool_does_what_the_model_says(
+        ops in ops::sequences(LARGE, FRAMED, 60),
+    ) {
+        check_framed(LARGE, &ops)?;
     }
 }
 

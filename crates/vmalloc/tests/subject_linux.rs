@@ -9,8 +9,11 @@
 //! a [`Frozen`] or [`Shared`], `free` drops the one or calls `free` on the others, `detach` drops.
 //! Bytes are read and written through the handle, so through that member's mapping.
 
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::os::unix::fs::FileExt;
 use vmalloc::{Buf, Frozen, Pool, Shared, Token};
 use vmalloc_core::{
@@ -49,8 +52,14 @@ pub const ABILITIES: Abilities = Abilities {
     user_align: Pages(1),
 };
 
+/// What a framed pool can do: what is not used is mapped nowhere.
+pub const FRAMED: Abilities = Abilities { freed_faults: true, ..ABILITIES };
+
 /// Makes [`LinuxSubject`]s.
-pub struct LinuxHost;
+pub struct LinuxHost {
+    /// Of framed pools.
+    pub framed: bool,
+}
 
 /// A pool under test.
 pub struct LinuxSubject {
@@ -80,7 +89,7 @@ enum View {
 
 impl Host for LinuxHost {
     fn with(&self, setup: Setup, test: &mut dyn FnMut(&mut dyn Subject)) {
-        let mut subject = LinuxSubject::new(setup);
+        let mut subject = LinuxSubject::of(setup, self.framed);
         test(&mut subject);
         subject.give_all_back();
         subject.purge().expect("a purge");
@@ -89,15 +98,25 @@ impl Host for LinuxHost {
     }
 
     fn name(&self) -> &str {
-        "linux"
+        if self.framed { "linux, framed" } else { "linux" }
     }
 }
 
 impl LinuxSubject {
     /// A fresh pool with as many members as `setup` says.
     pub fn new(setup: Setup) -> LinuxSubject {
+        LinuxSubject::of(setup, false)
+    }
+
+    /// The same, of a framed pool.
+    pub fn framed(setup: Setup) -> LinuxSubject {
+        LinuxSubject::of(setup, true)
+    }
+
+    fn of(setup: Setup, framed: bool) -> LinuxSubject {
         let options =
             Pool::options().members(setup.members).lazy_bytes(setup.lazy_pages_max.bytes());
+        let options = if framed { options.framed() } else { options };
         let first = options.create(setup.frames.bytes()).expect("a pool");
         let path = first.share_path();
         let mut pools = vec![first];
@@ -140,6 +159,13 @@ impl LinuxSubject {
     fn verify_frames(&self, is_empty: bool) -> Result<(), String> {
         let info = self.pools[0].info();
         let (resident, committed) = (info.resident_bytes, info.committed_bytes);
+        if info.framed {
+            // All of it is there, always; who has which frame `Pool::verify` has looked at.
+            return match (is_empty, committed) {
+                (true, 1..) => Err(format!("{committed} bytes committed for no area")),
+                _ => Ok(()),
+            };
+        }
         if resident < info.tables_bytes + committed {
             return Err(format!("{committed} bytes committed, {resident} resident with tables"));
         }
@@ -200,7 +226,9 @@ impl View {
 
 impl Subject for LinuxSubject {
     fn abilities(&self) -> Abilities {
-        Abilities { guards_fault: self.pools[0].info().guards, ..ABILITIES }
+        let info = self.pools[0].info();
+        let abilities = if info.framed { FRAMED } else { ABILITIES };
+        Abilities { guards_fault: info.guards, ..abilities }
     }
 
     fn setup(&self) -> Setup {
@@ -257,7 +285,14 @@ impl Subject for LinuxSubject {
     }
 
     /// By the kernel's hand: where we would fault it says EIO.
-    fn is_readable(&mut self, _member: usize, addr: VirtAddr) -> bool {
+    fn is_readable(&mut self, member: usize, addr: VirtAddr) -> bool {
+        if self.pools[member].info().framed {
+            // That file is for debuggers, who may look through what is protected. This call may not.
+            let there = [RemoteIoVec { base: addr.0 as usize, len: 1 }];
+            let mut byte = [0];
+            let mut here = [IoSliceMut::new(&mut byte)];
+            return process_vm_readv(Pid::this(), &mut here, &there) == Ok(1);
+        }
         self.memory.read_exact_at(&mut [0], addr.0).is_ok()
     }
 

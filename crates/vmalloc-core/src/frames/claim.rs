@@ -12,7 +12,7 @@
 
 use super::{BLOCK_ORDER, BLOCK_WORDS, Buddy, FULL, WORD_ORDER};
 use crate::sync::Ordering;
-use crate::units::{Extent, Order, Pfn};
+use crate::units::{Extent, Order, Pages, Pfn};
 use core::ops::Range;
 
 /// Where in a word a block of an order may begin.
@@ -175,6 +175,35 @@ impl Buddy<'_> {
             self.refresh_words(first..end);
         }
         result
+    }
+
+    /// Says that the frames of `run` are free, whatever the bits say now; how many they did not
+    /// call free. 0, and nothing is done, if not all of them are frames of this pool.
+    ///
+    /// For an owner that keeps the truth elsewhere, a word a frame say, and takes these bits for
+    /// a hint: it may set one twice, and asks its own word before it uses what it was handed. Such
+    /// a hint mends what a process left that died over it. Never waits, never allocates.
+    pub fn restore(&self, run: Extent) -> Pages {
+        if run.len.0 == 0 || !self.shape.holds(run) {
+            return Pages(0);
+        }
+        let (first, mut bit) = self.shape.place(run.start);
+        let (mut word, mut left, mut given) = (first, run.len.0, 0);
+        while left > 0 {
+            let len = left.min(64 - u64::from(bit));
+            let mask = super::layout::ones(len) << bit;
+            // A look first: what is said already costs no cache line. SeqCst: see `hints`.
+            if self.load(word) & mask != mask {
+                let old = self.bits[word].fetch_or(mask, Ordering::SeqCst);
+                given += u64::from((mask & !old).count_ones());
+            }
+            (word, left, bit) = (word + 1, left - len, 0);
+        }
+        if given > 0 {
+            self.count_given(given);
+            self.refresh_words(first..word);
+        }
+        Pages(given)
     }
 
     /// Sets the bits of `mask`. Whether the word was empty or is full now.

@@ -12,6 +12,8 @@ use super::{Buf, Unpublished};
 use crate::error::{AttachError, ShareError};
 use crate::events::About;
 use crate::member::Member;
+use crate::os::Span;
+use crate::os::view::ExclusiveView;
 use crate::pool::Pool;
 use crate::token::Token;
 use crate::trace::Op;
@@ -56,24 +58,57 @@ impl Buf {
             // Before it is given: so that whoever leaves meanwhile looks for it.
             slot.expect_gift();
         }
+        // In a framed pool nobody shows what may be another's a moment later.
+        let Some(span) = self.view.as_ref().map(ExclusiveView::span) else {
+            let error = vmalloc_core::ShareError::Stale { generation: self.generation };
+            return Err(Unpublished { buf: self, error: ShareError::Engine(error) });
+        };
+        if self.member.ground.shape.is_framed {
+            self.view = None;
+            if self.member.ground.hide(span.start).is_err() {
+                self.show_again(span);
+                let error = ShareError::Engine(vmalloc_core::ShareError::Unsupported);
+                return Err(Unpublished { buf: self, error });
+            }
+        }
         let token = match self.member.engine().give(self.id, self.generation, to) {
             Ok(token) => token,
-            Err(e) => return Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
+            Err(e) => {
+                self.show_again(span);
+                return Err(Unpublished { buf: self, error: ShareError::Engine(e) });
+            }
         };
         // It left before it could know? Then it is ours again, if nobody has freed it.
         if let Some((to, slot)) = slot
             && !slot.is_active()
             && self.member.engine().take_back(&token, Some(to))
         {
+            self.show_again(span);
             let error = ShareError::NoMember { member: to.number() };
             return Err(Unpublished { buf: self, error });
         }
         // With no view there is nothing left for `drop` to free.
-        let view = self.view.take();
-        self.member.unclaim(view.map_or(Pages(0), |view| Pages::for_bytes(view.span().len)));
+        self.view = None;
+        self.member.unclaim(Pages::for_bytes(span.len));
         self.member.note(Op::Give, || About::handle(self.id, self.generation));
         self.member.ground.bell(0).ring();
         Ok(Token::of(&self.member.ground.shape, &token))
+    }
+}
+
+impl Buf {
+    /// The view once more, of what is this process's still. Without addresses for it, the buffer has
+    /// no bytes from then on.
+    fn show_again(&mut self, span: Span) {
+        if self.view.is_some() {
+            return;
+        }
+        let engine = self.member.engine();
+        let view = engine.area(self.id).and_then(|area| engine.view_of(&area));
+        let ground = &self.member.ground;
+        if view.is_some_and(|view| ground.guards_ready(&view).is_ok()) {
+            self.view = ground.mapping.exclusive(span).ok();
+        }
     }
 }
 

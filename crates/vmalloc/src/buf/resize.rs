@@ -34,7 +34,8 @@ impl Buf {
             return Err(ResizeError::Forked);
         }
         let engine = self.member.engine();
-        let view = self.view.as_mut().expect("a buffer has its view until it goes");
+        let stale = vmalloc_core::ResizeError::Stale { generation: self.generation };
+        let view = self.view.as_mut().ok_or(ResizeError::Engine(stale))?;
         let (old, new) = (view.span().len, bytes as u64);
         let old_pages = engine.area(self.id).map_or(0, |area| area.pages.len.0);
         let (pages, was) = (Pages::for_bytes(new).0, Pages::for_bytes(old).0);
@@ -74,7 +75,7 @@ impl Buf {
     /// Zeros what its last page holds behind the end, from an earlier tenant: when a shared area
     /// grows, others may look before that could be done.
     pub(super) fn zero_tail(&mut self) {
-        let view = self.view.as_mut().expect("a buffer has its view until it goes");
+        let Some(view) = self.view.as_mut() else { return };
         let len = view.span().len;
         // No page more: it takes no claim and cannot fail, but for a length that never was.
         if !self.member.is_forked() && view.resize(Pages::for_bytes(len).bytes()).is_ok() {

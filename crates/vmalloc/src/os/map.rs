@@ -10,11 +10,19 @@
 //!   give the ends back           base    base + words_bytes
 //! ```
 //!
+//! Of a framed pool the whole file is the first part, frames too, and the data lie behind it, in
+//! addresses of their own where runs of frames are shown ([`crate::os::shown`]):
+//!
+//! ```text
+//!   file over the front          │ words │ frames │  window: PROT_NONE but where runs are shown
+//! ```
+//!
 //! Below `words_bytes` lies what the members keep about the pool: only [`Mapping::words`] reaches
 //! it, as atomics. Above lies what programs keep: only views reach it ([`crate::os::view`]).
 //!
 //! Invariants: the mapping stays until the last view is dropped, for each view holds it by `Arc`;
-//! nothing in this crate maps anything over it.
+//! nothing in this crate maps anything over it, but runs of its own file over a framed pool's
+//! window, and only where no view is.
 //! Neighbours: [`crate::os::advice`] gives advice on ranges of it, [`crate::os::commit`] frames.
 //! Linux: `mmap`, `thp_get_unmapped_area`.
 
@@ -27,7 +35,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Why a pool could not be mapped. Nothing is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +80,8 @@ pub(crate) struct Mapping {
     words_bytes: u64,
     file: Arc<PoolFile>,
     huge_way: HugeWay,
+    // Written when the kernel may have taken a part of it away.
+    is_lost: AtomicBool,
     // Written on every claim and release.
     pub(in crate::os) claims: Claims,
 }
@@ -97,16 +107,38 @@ impl Mapping {
     ///
     /// [`MapError`].
     pub(crate) fn new(file: Arc<PoolFile>, words_bytes: u64) -> Result<Arc<Mapping>, MapError> {
-        let page_bytes = rustix::param::page_size();
-        if page_bytes as u64 != PAGE_BYTES {
-            return Err(MapError::PageSize { page_bytes });
-        }
         let bytes = file.bytes();
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err(MapError::FileSize { bytes });
         }
         if !words_bytes.is_multiple_of(PAGE_BYTES) || words_bytes > bytes {
             return Err(MapError::WordsSize { words_bytes, bytes });
+        }
+        Mapping::of_file(file, words_bytes, bytes)
+    }
+
+    /// Maps the whole of a framed pool's `file` for [`Mapping::words`], and reserves `window_bytes`
+    /// of addresses behind it for views, which show nothing yet. Else as [`Mapping::new`].
+    ///
+    /// # Errors
+    ///
+    /// [`MapError`].
+    pub(crate) fn framed(file: Arc<PoolFile>, window_bytes: u64) -> Result<Arc<Mapping>, MapError> {
+        let words_bytes = file.bytes();
+        if !(words_bytes | window_bytes).is_multiple_of(HUGE_BYTES) {
+            return Err(MapError::FileSize { bytes: words_bytes });
+        }
+        Mapping::of_file(file, words_bytes, words_bytes.saturating_add(window_bytes))
+    }
+
+    fn of_file(
+        file: Arc<PoolFile>,
+        words_bytes: u64,
+        bytes: u64,
+    ) -> Result<Arc<Mapping>, MapError> {
+        let page_bytes = rustix::param::page_size();
+        if page_bytes as u64 != PAGE_BYTES {
+            return Err(MapError::PageSize { page_bytes });
         }
         let os = |call| move |errno| MapError::Os { call, bytes, errno };
 
@@ -116,7 +148,8 @@ impl Mapping {
         let reserved = Reservation::new(bytes, aligned_at).map_err(os("mmap to reserve"))?;
         let base = reserved.map_file(&file).map_err(os("mmap of the file"))?;
         let huge_way = HugeWay::of(&file);
-        let mapping = Mapping { base, bytes, words_bytes, file, huge_way, claims };
+        let is_lost = AtomicBool::new(false);
+        let mapping = Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims };
         mapping.skip_in_dumps().map_err(os("madvise MADV_DONTDUMP"))?;
         Ok(Arc::new(mapping))
     }
@@ -178,17 +211,26 @@ impl Mapping {
         unsafe { self.base.add(offset as usize) }
     }
 
+    /// Says that a part of the mapping may be somebody else's by now: none of it is ever unmapped.
+    pub(in crate::os) fn lose(&self) {
+        // Relaxed: it is asked in `drop`, which has the last `Arc`.
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
+
     fn skip_in_dumps(&self) -> Result<(), Errno> {
         fail::point("dontdump")?;
-        self.advise(Span::new(0, self.bytes), libc::MADV_DONTDUMP)
+        self.advise(Span::new(0, self.file.bytes()), libc::MADV_DONTDUMP)
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if *self.is_lost.get_mut() {
+            return;
+        }
         // SAFETY:
-        // 1. `base .. base + bytes` is exactly what `Reservation::map_file` left to us, and it is
-        //    unmapped only here.
+        // 1. `base .. base + bytes` is exactly what `Reservation::map_file` left to us, all of it is
+        //    ours still (it is not lost), and it is unmapped only here.
         // 2. No reference into it is left: those from `words` borrow `self`, and each view holds
         //    an `Arc` of it.
         let unmapped =
@@ -201,7 +243,7 @@ impl Drop for Mapping {
 struct Reservation {
     start: NonNull<u8>,
     len_bytes: usize,
-    /// How much of it the file will cover.
+    /// How much of it is kept: what the file will cover, and a window behind it.
     bytes: usize,
     /// The byte of the file that will lie at a multiple of [`DATA_ALIGN_BYTES`].
     aligned_at: usize,
@@ -240,12 +282,12 @@ impl Reservation {
         fail::point("mmap_file")?;
         // SAFETY:
         // 1. `base .. base + bytes` lies in the reservation (above), which is ours alone: `new`
-        //    made it, nobody was told its address.
+        //    made it, nobody was told its address. The file is no longer than `bytes`.
         // 2. It is PROT_NONE and holds no Rust object, so MAP_FIXED replaces nothing but it.
         unsafe {
             rustix::mm::mmap(
                 base.as_ptr().cast(),
-                self.bytes,
+                file.bytes() as usize,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
                 file,

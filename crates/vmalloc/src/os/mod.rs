@@ -8,14 +8,15 @@
 //!    ▲  │      │  ▲                │  │ words (metadata, atomics only)         data, by claim
 //!    │  │      │  └── commit ◀─────┘  └─ advice: guards, huge pages, populate
 //!  passing   locks     ▲         stitch: runs of the file at addresses of their own
+//!                              shown: runs of frames in the window of a framed pool
 //!  discover  life      memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
 //! ```
 //!
 //! Invariants:
 //! 1. A file that shrinks under a mapping kills its reader (SIGBUS), so only a sealed memfd, or a
 //!    file on tmpfs that nobody but our own user can write, becomes a [`file::PoolFile`].
-//! 2. A mapping has two parts: below its `words_bytes` only `&[AtomicU64]` ever exist; above it,
-//!    only views, and each view holds a *claim* on its pages that excludes every other. So no
+//! 2. A mapping has two parts: below its `words_bytes` (of a framed pool: in all of the file) only
+//!    `&[AtomicU64]` ever exist; above it, only views, and each view holds a *claim* on its pages that excludes every other. So no
 //!    code above can make two `&mut` to the same byte of a mapping, whatever the metadata in the
 //!    pool (which other processes write) says: the second asker gets an error. Giving frames back
 //!    takes a claim too.
@@ -47,6 +48,7 @@ pub(crate) mod pagemap;
 pub(crate) mod passing;
 pub(crate) mod place;
 pub(crate) mod seal;
+pub(crate) mod shown;
 pub(crate) mod stitch;
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,25 @@ pub(crate) fn vmas_within(addresses: &Range<usize>) -> Result<usize, Errno> {
     Ok(maps()?.lines().filter_map(vma_of).filter(|vma| overlap(vma, addresses)).count())
 }
 
+/// Whether every page of `addresses` is mapped in this process, and none may be touched.
+///
+/// # Errors
+///
+/// What reading `/proc/self/maps` said.
+pub(crate) fn is_closed(addresses: &Range<usize>) -> Result<bool, Errno> {
+    let maps = maps()?;
+    let mut at = addresses.start;
+    for line in maps.lines() {
+        let Some(vma) = vma_of(line).filter(|vma| overlap(vma, addresses)) else { continue };
+        if vma.start > at || line.split(' ').nth(1).is_none_or(|rights| !rights.starts_with("---"))
+        {
+            return Ok(false);
+        }
+        at = vma.end;
+    }
+    Ok(at >= addresses.end)
+}
+
 /// How many bytes this process maps by huge pages, in the VMAs that touch `addresses`: whole
 /// VMAs, so give whole ones. Reads all of `/proc/self/smaps`: milliseconds.
 ///

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! What keeps a run's frames (`K`, a buffer whose own view nobody uses) is kept beside it, so that
-//! a part that is shown has frames. Each part takes two VMAs, itself and the gap behind it, from the
-//! budget of [`crate::os::stitch`].
+//! a part that is shown has frames. Each part takes two VMAs, itself (one a run, where it has several)
+//! and the gap behind it, from the budget of [`crate::os::stitch`].
 //!
 //! An `mmap` with MAP_FIXED that fails may have unmapped what was there, and anybody may map
 //! something in the gap. A place to which that happened is *lost*: it shows no more parts, and its
@@ -87,8 +87,8 @@ impl<K> Place<K> {
         whole.filter(move |part| part.start < range.end && part.end > range.start)
     }
 
-    /// Shows `run` of the file from byte `at` on, where nothing is shown. `keep` keeps its frames,
-    /// and is all that reaches them: nobody makes a view of them from it.
+    /// Shows `runs` of the file, one behind the other, from byte `at` on, where nothing is shown. `keep`
+    /// keeps their frames, and is all that reaches them: nobody makes a view of them from it.
     ///
     /// # Errors
     ///
@@ -97,14 +97,16 @@ impl<K> Place<K> {
         &mut self,
         file: &PoolFile,
         at: usize,
-        run: Span,
+        runs: &[Span],
         keep: K,
     ) -> Result<(), NotShown<K>> {
-        let range = at..at.saturating_add(run.len as usize);
+        let len_bytes = runs.iter().fold(0, |sum: usize, run| sum.saturating_add(run.len as usize));
+        let range = at..at.saturating_add(len_bytes);
         let is_free = range.end <= self.len_bytes && self.parts(range).next().is_none();
         let is_whole = at.is_multiple_of(PAGE_BYTES as usize)
-            && run.within_aligned(file.bytes(), PAGE_BYTES).is_ok();
-        let budget = match Budget::take(2) {
+            && len_bytes > 0
+            && runs.iter().all(|run| run.within_aligned(file.bytes(), PAGE_BYTES).is_ok());
+        let budget = match Budget::take(runs.len() + 1) {
             _ if self.is_lost => return Err(NotShown { error: None, keep }),
             _ if !is_free || !is_whole => {
                 return Err(NotShown { error: Some(StitchError::Runs), keep });
@@ -112,10 +114,14 @@ impl<K> Place<K> {
             Err(error) => return Err(NotShown { error: Some(error), keep }),
             Ok(budget) => budget,
         };
-        if let Err(error) = self.map(at, run.len as usize, Some((file, run.start))) {
-            return Err(NotShown { error: Some(error), keep });
+        let mut next = at;
+        for run in runs {
+            if let Err(error) = self.map(next, run.len as usize, Some((file, run.start))) {
+                return Err(NotShown { error: Some(error), keep });
+            }
+            next += run.len as usize;
         }
-        self.parts.insert(at, Part { len_bytes: run.len as usize, keep, _budget: budget });
+        self.parts.insert(at, Part { len_bytes, keep, _budget: budget });
         Ok(())
     }
 

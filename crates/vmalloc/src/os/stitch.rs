@@ -80,6 +80,21 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Takes `more` besides.
+    pub(in crate::os) fn grow(&mut self, more: usize) -> Result<(), StitchError> {
+        std::mem::forget(Budget::take(more)?);
+        self.0 += more;
+        Ok(())
+    }
+
+    /// Gives `less` of what it took back.
+    pub(in crate::os) fn shrink(&mut self, less: usize) {
+        drop(Budget(less.min(self.0)));
+        self.0 = self.0.saturating_sub(less);
+    }
+}
+
 impl Drop for Budget {
     fn drop(&mut self) {
         TAKEN.fetch_sub(self.0, Ordering::Relaxed);
