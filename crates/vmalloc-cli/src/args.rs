@@ -140,6 +140,9 @@ pub struct CreateArgs {
     /// How many processes may be members at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub members: u32,
+    /// Framed: all of it is there from the start, and the pool hands out its frames itself.
+    #[arg(long)]
+    pub framed: bool,
 }
 
 const PUT_EXAMPLES: &str = "\

@@ -9,6 +9,7 @@ use vmalloc::Pool;
 /// Makes the pool and leaves it.
 pub fn run(args: &CreateArgs) -> Done {
     let options = Pool::options().members(args.members as usize);
+    let options = if args.framed { options.framed() } else { options };
     let made = options.create_at(&args.path, args.capacity.0);
     made.map(drop).map_err(|e| not_created(&args.path, &e))
 }

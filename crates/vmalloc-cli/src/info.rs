@@ -28,6 +28,7 @@ struct PoolJson {
     resident_bytes: u64,
     tables_bytes: u64,
     guards: bool,
+    framed: bool,
     stats: StatsJson,
     members: Vec<MemberJson>,
     areas: Vec<AreaJson>,
@@ -144,6 +145,9 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     writeln!(out, "  resident  {}, of it {tables} of tables", Size(info.resident_bytes))?;
     let (window, hole) = (Size(stats.window.bytes()), Size(stats.largest_hole.bytes()));
     writeln!(out, "  window    {window} of addresses, largest hole {hole}")?;
+    if info.framed {
+        writeln!(out, "  framed    all of it is there from the start")?;
+    }
     let guards = if info.guards { "yes" } else { "no: this kernel has none before Linux 6.13" };
     writeln!(out, "  guards    {guards}")?;
     let Stats { allocs, frees, revives, flushes, attaches, failures, recovered, .. } = stats;
@@ -200,6 +204,7 @@ impl PoolJson {
             resident_bytes: info.resident_bytes,
             tables_bytes: info.tables_bytes,
             guards: info.guards,
+            framed: info.framed,
             stats: StatsJson::of(&info.stats),
             members: pool.members().into_iter().map(member).collect(),
             areas: pool.areas().iter().map(area).collect(),

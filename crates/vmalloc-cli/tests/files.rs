@@ -107,6 +107,27 @@ fn tokens_that_are_none_and_tokens_of_other_pools_are_refused() {
     assert_eq!(other.get(&token), b"elsewhere");
 }
 
+/// Goal: a framed pool is made, filled, looked at, checked, drawn and emptied by the same commands.
+#[test]
+fn a_framed_pool_serves_the_same_commands() {
+    let place = Place::new("framed");
+    good(vmalloc(&["create", place.str(), "--capacity", "4M", "--members", "4", "--framed"]));
+    let bytes = noise(1_000_003, 3);
+    let token = place.put(&bytes);
+    let info = text(vmalloc(&["info", place.str()]));
+    assert!(info.contains("framed    all of it is there"), "{info}");
+    assert_eq!(place.info()["framed"], true);
+    for command in [&["doctor"][..], &["top", "--once"], &["map"], &["info", "--metrics"]] {
+        let mut args = command.to_vec();
+        args.insert(1, place.str());
+        good(vmalloc(&args));
+    }
+    good(vmalloc(&["doctor", place.str(), "--repair"]));
+    assert!(place.get(&token) == bytes, "other bytes came back");
+    good(vmalloc(&["rm", place.str(), &token]));
+    assert_eq!(place.info()["stats"]["used_bytes"], 0);
+}
+
 /// Goal: nothing is created or truncated for a token that is no good.
 #[test]
 fn a_bad_token_leaves_the_output_file_alone() {
