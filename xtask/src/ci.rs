@@ -111,6 +111,8 @@ fn steps() -> Vec<Step> {
         step("doctests", Work::Tests(Part::Doctests)),
         cargo("tracing", &TRACING, 10),
         cargo("simulate", &SIMULATE, 10),
+        cargo("loom", &["xtask", "loom", "proof::pieces::sharing"], 10),
+        cargo("stateright", &["xtask", "stateright"], 10),
         step("rustdoc", doc),
     ];
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));

@@ -5,6 +5,7 @@
 use crate::bench;
 use crate::checks::Check;
 use crate::kernel;
+use crate::proof;
 use crate::simulate;
 use clap::{Parser, Subcommand};
 
@@ -32,6 +33,10 @@ pub enum Task {
     Simulate(simulate::Options),
     /// Take the pictures of docs/img from real pools; needs tmux and chromium.
     Screenshots,
+    /// Explore each lock-free piece in every order of steps, weak memory included: 3 minutes.
+    Loom(proof::Options),
+    /// Explore a model of the recovery with two kills: a minute.
+    Stateright(proof::Options),
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

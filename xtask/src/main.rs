@@ -22,6 +22,7 @@ mod cli;
 mod kernel;
 mod linux_peer;
 mod markdown;
+mod proof;
 mod repo;
 mod report;
 mod run;
@@ -42,6 +43,8 @@ fn main() -> ExitCode {
         cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Simulate(options) => simulate::run(&root, &options),
         cli::Task::Screenshots => screenshots::run(&root),
+        cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),
+        cli::Task::Stateright(options) => proof::run(&root, proof::Checker::Stateright, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

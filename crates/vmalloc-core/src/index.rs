@@ -56,7 +56,7 @@ impl<'a> Index<'a> {
 
     /// Tries to lock, for a bounded time. A stale index is rebuilt first.
     pub(crate) fn lock(self, me: Owner) -> Option<Locked<'a>> {
-        for _ in 0..SPINS {
+        for _ in 0..crate::sync::tries(SPINS) {
             // Acquire: sees all that the last holder wrote.
             let taken = self.words[LOCK].compare_exchange(
                 0,
@@ -71,7 +71,7 @@ impl<'a> Index<'a> {
                 }
                 return Some(locked);
             }
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
         None
     }

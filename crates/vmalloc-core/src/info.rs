@@ -12,7 +12,7 @@ use crate::layout::Stat;
 use crate::machine::Machine;
 use crate::publish::Area;
 use crate::record::{Kind, Record, flags};
-use crate::slots::slot_pages;
+use crate::slots::placed;
 use crate::sync::Ordering;
 use crate::tag::Tag;
 use crate::units::{PAGE_SHIFT, Pages, Vpn};
@@ -35,8 +35,8 @@ impl<'e, 'a, M: Machine> Areas<'e, 'a, M> {
 
     fn look(&self, head: usize, slot: usize) -> Option<Area> {
         let record = Record::of(self.context.tables, head, slot);
-        let (state, shape) = (0..LOOKS).find_map(|_| record.snapshot())?;
-        let pages = slot_pages(self.context.tables, record.id)?;
+        let look = || placed(self.context.tables, record);
+        let (state, shape, pages) = (0..LOOKS).find_map(|_| look())?;
         let area = Area::new(self.context, record.id, pages, state, &shape);
         (state.kind != Kind::Free).then_some(area)
     }

@@ -24,7 +24,7 @@ use crate::policy::FramePolicy;
 use crate::publish::{Area, make_live};
 use crate::record::{Kind, Record, Shape, State, flags, next_generation};
 use crate::request::Plan;
-use crate::slots::slot_pages;
+use crate::slots::{placed, slot_pages};
 use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
 use crate::units::PageRange;
@@ -61,7 +61,7 @@ pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, fro
 /// the same number next zeroes what it revives.
 pub(crate) fn disown_all<M: Machine>(context: &Context<'_, M>, owner: Owner) {
     for class in (0..CLASSES).filter_map(Class::from_index) {
-        each_parked(context, class, |record, _| {
+        each_parked(context, class, |record| {
             disown(record, owner);
             false
         });
@@ -107,9 +107,9 @@ pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Optio
     let mut found = None;
     for class in first.index()..=first.last_for_twice().index() {
         let class = Class::from_index(class)?;
-        each_parked(context, class, |record, slot| {
+        each_parked(context, class, |record| {
             looks += 1;
-            found = revive_one(context, plan, fit, record, slot);
+            found = revive_one(context, plan, fit, record);
             found.is_some() || looks >= LOOKS_MAX
         });
         if found.is_some() || fit == Fit::Exact || looks >= LOOKS_MAX {
@@ -126,8 +126,8 @@ fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area
     let last = context.tally().last_parked().load(Ordering::Relaxed);
     let id = usize::try_from(last.checked_sub(1)?).ok()?;
     // Checked: any member may have written the word.
-    let slot = slot_pages(context.tables, id)?;
-    revive_one(context, plan, Fit::Exact, context.record(id), slot)
+    slot_pages(context.tables, id)?;
+    revive_one(context, plan, Fit::Exact, context.record(id))
 }
 
 /// Takes a parked area of at least the planned pages back into use: for a caller that found no
@@ -135,8 +135,8 @@ fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area
 pub(crate) fn borrow_larger<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
     let mut found = None;
     for class in (0..CLASSES).filter_map(Class::from_index) {
-        each_parked(context, class, |record, slot| {
-            found = revive_one(context, plan, Fit::Larger, record, slot);
+        each_parked(context, class, |record| {
+            found = revive_one(context, plan, Fit::Larger, record);
             found.is_some()
         });
         if found.is_some() {
@@ -150,7 +150,7 @@ pub(crate) fn borrow_larger<M: Machine>(context: &Context<'_, M>, plan: &Plan) -
 pub(crate) fn each_parked<M: Machine>(
     context: &Context<'_, M>,
     class: Class,
-    mut done: impl FnMut(Record<'_>, PageRange) -> bool,
+    mut done: impl FnMut(Record<'_>) -> bool,
 ) {
     let chunks = context.tables.chunks_with_parked(class);
     let mut from = 0;
@@ -163,7 +163,7 @@ pub(crate) fn each_parked<M: Machine>(
             let record = Record::of(context.tables, head, slot);
             let is_parked = record.state().is_some_and(|s| s.kind == Kind::Parked);
             match slot_pages(context.tables, record.id).filter(|_| is_parked) {
-                Some(pages) if done(record, pages) => return,
+                Some(_) if done(record) => return,
                 Some(_) => {}
                 None => drop_hint(context, record),
             }
@@ -202,9 +202,9 @@ fn revive_one<M: Machine>(
     plan: &Plan,
     fit: Fit,
     record: Record<'_>,
-    slot: PageRange,
 ) -> Option<Area> {
-    let (state, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
+    let parked = placed(context.tables, record).filter(|(s, ..)| s.kind == Kind::Parked);
+    let (state, shape, slot) = parked?;
     let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,

@@ -72,6 +72,10 @@ mod vread;
 pub mod engine;
 pub mod kmalloc;
 
+// What the checkers of the workspace `proof/` run.
+#[cfg(all(test, any(loom, shuttle)))]
+mod proof;
+
 pub use engine::{
     Config, Engine, Fill, FillError, Freed, ProtectError, Remap, RemapError, Vma, vma_flags,
 };

@@ -90,7 +90,7 @@ pub trait Machine {
     /// Waits a little, so that others can free something. Called only where waiting is allowed,
     /// for requests that must not fail.
     fn wait_for_others(&self) {
-        core::hint::spin_loop();
+        crate::sync::spin_loop();
     }
 
     /// Makes the engine's own words `words` usable. Idempotent. Called before the first use of

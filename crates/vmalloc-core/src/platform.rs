@@ -229,7 +229,7 @@ pub trait Tlb {
     /// Waits a little, so that others can free something. Called only where waiting is allowed,
     /// for requests that must not fail. Linux: `schedule_timeout_uninterruptible(1)`.
     fn wait_for_others(&self) {
-        core::hint::spin_loop();
+        crate::sync::spin_loop();
     }
 }
 

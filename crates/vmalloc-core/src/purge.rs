@@ -21,7 +21,7 @@ use crate::lazy;
 use crate::machine::{Backing, Machine};
 use crate::planted::{Bug, is_planted};
 use crate::record::{Kind, Record, Shape, State};
-use crate::slots::slot_pages;
+use crate::slots::{placed, slot_pages};
 use crate::units::{PageRange, Pages};
 pub(crate) use sweep::sweep;
 
@@ -57,9 +57,9 @@ pub(crate) fn purge_step<M: Machine>(
     let mut batch = [None; BATCH];
     let (mut len, mut pages) = (0, 0);
     for class in (0..CLASSES).rev().filter_map(Class::from_index) {
-        lazy::each_parked(context, class, |record, slot| {
+        lazy::each_parked(context, class, |record| {
             let more = len < BATCH && pages < enough.0;
-            if more && let Some(withdrawn) = withdraw(context, record, slot) {
+            if more && let Some(withdrawn) = withdraw(context, record) {
                 pages += withdrawn.pages.len.0;
                 batch[len] = Some(withdrawn);
                 len += 1;
@@ -78,8 +78,7 @@ pub(crate) fn purge_one<M: Machine>(
     if !context.machine.may_wait() {
         return Err(PurgeError::MayNotWait);
     }
-    let slot = slot_pages(context.tables, record.id);
-    finish(context, &[slot.and_then(|slot| withdraw(context, record, slot))])
+    finish(context, &[withdraw(context, record)])
 }
 
 /// Purges what a dead member was building or purging: its record is PURGING(me) already. All
@@ -96,12 +95,9 @@ pub(crate) fn purge_dead<M: Machine>(
 }
 
 /// PARKED → PURGING(me).
-fn withdraw<M: Machine>(
-    context: &Context<'_, M>,
-    record: Record<'_>,
-    slot: PageRange,
-) -> Option<Withdrawn> {
-    let (parked, shape) = record.snapshot().filter(|(s, _)| s.kind == Kind::Parked)?;
+fn withdraw<M: Machine>(context: &Context<'_, M>, record: Record<'_>) -> Option<Withdrawn> {
+    let found = placed(context.tables, record).filter(|(s, ..)| s.kind == Kind::Parked);
+    let (parked, shape, slot) = found?;
     let state = State::new(Kind::Purging, Some(context.me), parked.generation);
     if !record.step(parked, state) {
         return None;

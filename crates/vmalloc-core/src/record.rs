@@ -218,6 +218,12 @@ impl<'a> Record<'a> {
         self.words[STATE].compare_exchange(from, to, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
+    /// What no engine does: a state without a look at the last one. For the proof's canaries.
+    #[cfg(all(test, loom))]
+    pub(crate) fn set_state(&self, state: State) {
+        self.words[STATE].store(state.encode(), Ordering::SeqCst);
+    }
+
     /// FREE → BUILDING(me), one generation on.
     #[inline]
     pub(crate) fn claim(&self, me: Owner) -> Option<State> {
@@ -324,13 +330,19 @@ impl<'a> Record<'a> {
     /// State and shape of one moment, or `None` if the area changed meanwhile.
     #[inline]
     pub(crate) fn snapshot(&self) -> Option<(State, Shape)> {
+        self.snapshot_with(|| ()).map(|(state, shape, ())| (state, shape))
+    }
+
+    /// The same, and what else is to be of that moment.
+    #[inline]
+    pub(crate) fn snapshot_with<R>(&self, look: impl FnOnce() -> R) -> Option<(State, Shape, R)> {
         // SeqCst, both looks: as in `state`.
         let bits = self.words[STATE].load(Ordering::SeqCst);
         let before = State::decode(bits)?;
-        let shape = self.shape();
+        let (shape, seen) = (self.shape(), look());
         // Acquire: the shape's loads stay before the second look at the state.
         fence(Ordering::Acquire);
-        (self.words[STATE].load(Ordering::SeqCst) == bits).then_some((before, shape))
+        (self.words[STATE].load(Ordering::SeqCst) == bits).then_some((before, shape, seen))
     }
 }
 

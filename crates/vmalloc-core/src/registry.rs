@@ -13,15 +13,15 @@ use crate::error::FreeError;
 use crate::machine::Machine;
 use crate::publish::Area;
 use crate::record::{Kind, Record, Shape, State};
-use crate::slots::slot_of;
+use crate::slots::{placed, slot_of};
 use crate::sync::Ordering;
 use crate::tag::Tag;
-use crate::units::{PageRange, VirtAddr, Vpn};
+use crate::units::{VirtAddr, Vpn};
 
 /// The area around `addr`, in whatever state but free. Guard pages belong to no area.
 pub(crate) fn find<M: Machine>(context: &Context<'_, M>, addr: VirtAddr) -> Option<Area> {
-    let (record, slot) = slot_at(context, addr.vpn())?;
-    let (state, shape) = record.snapshot()?;
+    let record = record_at(context, addr.vpn())?;
+    let (state, shape, slot) = placed(context.tables, record)?;
     let area = Area::new(context, record.id, slot, state, &shape);
     (state.kind != Kind::Free && area.pages.contains(addr.vpn())).then_some(area)
 }
@@ -38,8 +38,8 @@ pub(crate) fn base_of<'a, M: Machine>(
         return Err(FreeError::Stranger { addr });
     }
     let none = FreeError::NoArea { addr };
-    let (record, slot) = slot_at(context, addr.vpn()).ok_or(none)?;
-    let (state, shape) = record.snapshot().ok_or(none)?;
+    let record = record_at(context, addr.vpn()).ok_or(none)?;
+    let (state, shape, slot) = placed(context.tables, record).ok_or(none)?;
     let area = Area::new(context, record.id, slot, state, &shape);
     let is_base = addr == area.addr();
     match state.kind {
@@ -55,8 +55,8 @@ pub(crate) fn base_of<'a, M: Machine>(
     }
 }
 
-/// The slot that holds page `at`, and its record.
-fn slot_at<'a, M: Machine>(context: &Context<'a, M>, at: Vpn) -> Option<(Record<'a>, PageRange)> {
+/// The record of the slot that holds page `at`, or held it just now.
+fn record_at<'a, M: Machine>(context: &Context<'a, M>, at: Vpn) -> Option<Record<'a>> {
     if !context.window().contains(at) {
         return None;
     }
@@ -74,7 +74,7 @@ fn slot_at<'a, M: Machine>(context: &Context<'a, M>, at: Vpn) -> Option<(Record<
     };
     let id = head * SLOTS_MAX + slot;
     let pages = slot_of(tag, context.tables.geometry(), id)?;
-    pages.contains(Vpn(offset)).then(|| (context.record(id), pages))
+    pages.contains(Vpn(offset)).then(|| context.record(id))
 }
 
 fn slot_in(class: Class, offset: u64) -> Option<usize> {

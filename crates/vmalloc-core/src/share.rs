@@ -85,12 +85,17 @@ pub(crate) fn attach_in_place<M: Machine>(
     // The second look, after the cell: see `presence`.
     let looked = record.snapshot().filter(|(s, _)| published(s));
     let slot = slot_pages(context.tables, record.id);
+    // Its granule may be another's by now: not by way of the slot, as `detach` does.
+    let leave = || {
+        Presence::of(context.tables, record.id).leave(context.me, token.generation);
+        reap(context, record);
+    };
     let (Some((state, shape)), Some(slot)) = (looked, slot) else {
-        detach(context, token.area, token.generation);
+        leave();
         return Err(stale);
     };
     if let Err(e) = context.machine.map(&context.view(record.id, slot, &shape)) {
-        detach(context, token.area, token.generation);
+        leave();
         return Err(AttachError::Alloc(crate::AllocError::Map(e)));
     }
     context.count(Stat::Attaches, 1);

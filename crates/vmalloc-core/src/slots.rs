@@ -18,7 +18,7 @@ use crate::class::{Class, GRANULE_PAGES, GRANULE_SHIFT, SLOTS_MAX, granules_for}
 use crate::granules::Granules;
 use crate::layout::{Geometry, Tables, ZONES};
 use crate::machine::{Machine, NoMetadata};
-use crate::record::{Kind, Record, State};
+use crate::record::{Kind, Record, Shape, State};
 use crate::sync::{Ordering, fence};
 use crate::tag::Tag;
 use crate::units::{PageRange, Pages, Vpn};
@@ -243,10 +243,10 @@ impl<'a> Slots<'a> {
         // Somebody who takes this for a chunk that was here before may hold the record for the few
         // steps until he looks again.
         let claim = || {
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
             record.claim(self.granules.me)
         };
-        let Some(state) = (0..CLAIM_SPINS).find_map(|_| claim()) else {
+        let Some(state) = (0..crate::sync::tries(CLAIM_SPINS)).find_map(|_| claim()) else {
             // Only a hostile member can have left a record here that is not FREE.
             self.granules.abandon(head..head + len);
             return Err(no_hole(0));
@@ -307,6 +307,15 @@ fn slots_within(head: usize, class: Class, want: &Wanted) -> u64 {
 
 fn no_hole(largest_granules: usize) -> SlotError {
     SlotError::NoHole { largest: Pages((largest_granules as u64) << GRANULE_SHIFT) }
+}
+
+/// An area and the pages of its slot, of one moment. A granule may become a chunk of another class
+/// between a look at its tag and one at a record: so the tag is looked at while the state says that
+/// somebody lives there, and the chunk stays that long.
+#[inline]
+pub(crate) fn placed(tables: Tables<'_>, record: Record<'_>) -> Option<(State, Shape, PageRange)> {
+    let (state, shape, slot) = record.snapshot_with(|| slot_pages(tables, record.id))?;
+    Some((state, shape, slot?))
 }
 
 /// The pages of the slot that record `id` describes, as offsets in the window.

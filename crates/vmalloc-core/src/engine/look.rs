@@ -11,7 +11,7 @@ use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Shape};
 use crate::registry;
 use crate::share::record_of;
-use crate::slots::slot_pages;
+use crate::slots::{placed, slot_pages};
 use crate::tag::Owner;
 use crate::units::{Pages, Pfn, VirtAddr};
 use crate::verify::{Verified, VerifyError, verify};
@@ -28,8 +28,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     #[must_use]
     pub fn area(&self, id: AreaId) -> Option<Area> {
         let record = record_of(&self.context, id)?;
-        let (state, shape) = record.snapshot()?;
-        let slot = slot_pages(self.context.tables, record.id)?;
+        let (state, shape, slot) = placed(self.context.tables, record)?;
         Some(Area::new(&self.context, record.id, slot, state, &shape))
     }
 

@@ -271,10 +271,10 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
                 return Err(stale);
             }
             spins += 1;
-            if spins == SPINS {
+            if spins == crate::sync::tries(SPINS) {
                 return Err(FillError::Busy);
             }
-            core::hint::spin_loop();
+            crate::sync::spin_loop();
         }
         let checked = || {
             let shape: Shape = record.shape();

@@ -56,14 +56,14 @@ pub(crate) fn sweep<M: Machine>(
     let mut chunks = [Swept::default(); CHUNKS];
     let (mut len, mut purged) = (0, Purged::default());
     for class in (0..CLASSES).rev().filter_map(Class::from_index) {
-        lazy::each_parked(context, class, |record, slot| {
+        lazy::each_parked(context, class, |record| {
             let (head, bit) = (record.id / SLOTS_MAX, 1_u64 << (record.id % SLOTS_MAX));
             let is_new = len == 0 || chunks[len - 1].head != head;
             if purged.pages >= enough || is_new && len == CHUNKS {
                 return true;
             }
             if wanted(&record)
-                && let Some(area) = withdraw(context, record, slot)
+                && let Some(area) = withdraw(context, record)
             {
                 len += usize::from(is_new);
                 let slots = if is_new { 0 } else { chunks[len - 1].slots };

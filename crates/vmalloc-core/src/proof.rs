@@ -1,0 +1,18 @@
+//! What the checkers run: each lock-free piece of the engine, and its verbs, in every order of steps.
+//!
+//! ```text
+//!   cargo xtask loom      pieces, two or three threads: every order, and every value that a weakly
+//!                         ordered processor may load                            crate::sync::explored
+//!   cargo xtask shuttle   whole verbs, more threads, kills: every order of short ones, else many
+//!                         by chance                                            crate::sync::scheduled
+//! ```
+//!
+//! The code is the engine's own; only its words are another's. Each scenario must pass as the engine is
+//! written and must *not* pass with a bug: orderings taken away, or one of [`crate::planted`].
+
+pub(crate) mod machine;
+
+#[cfg(loom)]
+mod explore;
+#[cfg(loom)]
+mod pieces;

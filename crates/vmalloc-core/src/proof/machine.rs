@@ -1,0 +1,157 @@
+//! A machine in place that knows who owns each page: two owners of one are a panic.
+//!
+//! What the operating system does is one step here, as it is there: the checkers are after the
+//! engine's words.
+
+extern crate std;
+
+use crate::FramePolicy;
+use crate::context::Context;
+use crate::request::{Limits, Plan, Request};
+use crate::sync::AtomicU64;
+use crate::{
+    BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Machine, MapError, Owner,
+    PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::vec::Vec;
+
+/// The first page of the window.
+pub(crate) const START: Vpn = Vpn(0x1_0000);
+
+/// Words that members share, and the pages that have memory behind them.
+pub(crate) struct Pool {
+    pub(crate) words: Vec<AtomicU64>,
+    pub(crate) geometry: Geometry,
+    backed: Mutex<BTreeSet<u64>>,
+}
+
+/// One member's way to the pool.
+#[derive(Clone, Copy)]
+pub(crate) struct InPlace<'p>(&'p Pool);
+
+pub(crate) fn owner(n: usize) -> Owner {
+    Owner::new(n).unwrap()
+}
+
+impl Pool {
+    pub(crate) fn new(geometry: Geometry, words: Vec<AtomicU64>) -> Pool {
+        Pool { words, geometry, backed: Mutex::default() }
+    }
+
+    pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
+        let tables = Tables::new(&self.words, self.geometry).unwrap();
+        let owner = owner(member);
+        let config = Config { window_start: START, owner, lazy_pages_max: Pages(1 << 20) };
+        Engine::new(tables, InPlace(self), config).unwrap()
+    }
+
+    /// What the stages of the walks are given.
+    pub(crate) fn context(&self, member: usize) -> Context<'_, InPlace<'_>> {
+        let tables = Tables::new(&self.words, self.geometry).unwrap();
+        let machine = InPlace(self);
+        Context { tables, me: owner(member), machine, start: START, lazy_slack: Pages(1 << 12) }
+    }
+
+    /// A plan for an area of `pages`.
+    pub(crate) fn plan(&self, pages: u64) -> Plan {
+        let capacity = self.geometry.pages();
+        let align_max = InPlace::ALIGN_MAX;
+        let limits = Limits { capacity, align_max, user_align: Pages(1), start: START };
+        Request::bytes(pages * 4096).plan(&self.geometry, &limits).unwrap()
+    }
+
+    /// How many pages have memory behind them.
+    pub(crate) fn backed(&self) -> usize {
+        self.backed.lock().unwrap().len()
+    }
+}
+
+impl Machine for InPlace<'_> {
+    const IN_PLACE: bool = true;
+    const FRESH_IS_ZERO: bool = true;
+    const ALIGN_MAX: Pages = Pages(512);
+
+    fn capacity(&self) -> Pages {
+        self.0.geometry.pages()
+    }
+
+    fn free(&self) -> Pages {
+        Pages(self.capacity().0 - self.0.backed() as u64)
+    }
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+
+    fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
+        for page in pages.start.0..pages.end().0 {
+            let is_new = self.0.backed.lock().unwrap().insert(page);
+            assert!(is_new, "page {page:#x} had an owner before its flush");
+        }
+        Ok(Backing(pages.len.0))
+    }
+
+    fn adopt(&self, _frames: &[Extent]) -> Result<Backing, BackError> {
+        Err(BackError::Unsupported)
+    }
+
+    fn borrow(&self, _backing: Backing, _generation: u64) -> Result<Pages, BackError> {
+        Err(BackError::Unsupported)
+    }
+
+    fn is_exclusive(&self, _backing: Backing) -> bool {
+        true
+    }
+
+    fn map(&self, view: &View) -> Result<(), MapError> {
+        self.map_more(view, view.pages)
+    }
+
+    fn extend(
+        &self,
+        view: &View,
+        more: PageRange,
+        policy: FramePolicy,
+    ) -> Result<Backing, BackError> {
+        self.back(more, policy).map(|added| Backing(view.backing.0 + added.0))
+    }
+
+    fn map_more(&self, _view: &View, more: PageRange) -> Result<(), MapError> {
+        for page in more.start.0..more.end().0 {
+            let is_backed = self.0.backed.lock().unwrap().contains(&page);
+            assert!(is_backed, "{page:#x} is shown and not backed");
+        }
+        Ok(())
+    }
+
+    fn zero_more(&self, _view: &View, _more: PageRange) {}
+
+    fn truncate(&self, _view: &View, pages: Pages) -> Backing {
+        Backing(pages.0)
+    }
+
+    fn read(&self, _page: Vpn, _offset: usize, _out: &mut [u8]) -> bool {
+        false
+    }
+
+    fn publish(&self, _pages: PageRange) {}
+
+    fn zero(&self, _view: &View) {}
+
+    fn unmap(&self, _pages: PageRange) {}
+
+    fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
+        let doomed = |page: &u64| ranges.iter().any(|range| range.contains(Vpn(*page)));
+        self.0.backed.lock().unwrap().retain(|page| !doomed(page));
+        Ok(())
+    }
+
+    fn unback(&self, _pages: PageRange, _backing: Backing) {}
+
+    fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
+        let is_backed = self.0.backed.lock().unwrap().contains(&page.0);
+        is_backed.then_some((Pfn(page.0), Prot::READ_WRITE))
+    }
+}
