@@ -109,7 +109,7 @@ fn steps() -> Vec<Step> {
         cargo("clippy", &clippy, 10),
         step("tests", Work::Tests(Part::Tests)),
         step("doctests", Work::Tests(Part::Doctests)),
-        cargo("tracing", &TRACING, 10),
+        cargo("features", &FEATURES, 10),
         cargo("simulate", &SIMULATE, 10),
         cargo("loom", &["xtask", "loom", "proof::pieces::sharing"], 10),
         cargo("stateright", &["xtask", "stateright"], 10),
@@ -124,9 +124,18 @@ fn steps() -> Vec<Step> {
     steps
 }
 
-/// The test of an optional feature, which the others are built without.
-const TRACING: [&str; 7] =
-    ["test", "--package", "vmalloc", "--features", "tracing", "--test", "events"];
+/// The tests of optional features, which the others are built without.
+const FEATURES: [&str; 9] = [
+    "test",
+    "--package",
+    "vmalloc",
+    "--features",
+    "tracing,allocator-api2",
+    "--test",
+    "events",
+    "--test",
+    "allocator",
+];
 
 /// The simulation in short, and the planted bugs: on an engine that is built for it.
 const SIMULATE: [&str; 8] =

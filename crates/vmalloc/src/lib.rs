@@ -68,6 +68,8 @@ pub use header::HeaderError;
 pub use health::Holdings;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};
 pub use options::Options;
+#[cfg(feature = "allocator-api2")]
+pub use os::allocator::InPool;
 pub use pool::Pool;
 pub use quota::OverQuota;
 pub use reader::{ReadError, Reader};

@@ -12,6 +12,8 @@
 //!  discover  life      memory ◀─ cgroup    bell · fork · pagemap · fail (every call may be told to fail)
 //! ```
 //!
+//! `allocator` stands above all of it, and is here because an allocator's promise is `unsafe`.
+//!
 //! Invariants:
 //! 1. A file that shrinks under a mapping kills its reader (SIGBUS), so only a sealed memfd, or a
 //!    file on tmpfs that nobody but our own user can write, becomes a [`file::PoolFile`].
@@ -28,6 +30,8 @@
 //! Linux: `mm/shmem.c`, `mm/memfd.c`, `mm/madvise.c`, `fs/locks.c`, from the other side.
 
 pub(crate) mod advice;
+#[cfg(feature = "allocator-api2")]
+pub(crate) mod allocator;
 pub(crate) mod anon;
 pub(crate) mod bell;
 pub(crate) mod cgroup;
