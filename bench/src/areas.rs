@@ -4,7 +4,7 @@
 //! (the others under a lock, if they have none of their own). Ours is the whole engine over a
 //! machine on which nothing else costs anything: records, generations, lazy list and all.
 
-mod contenders;
+pub mod contenders;
 
 use crate::rng::Rng;
 use crate::runner::{Contender, Runner, ns_each, ns_each_on};
@@ -12,7 +12,8 @@ use contenders::{Space, all, ours, tree};
 use std::hint::black_box;
 
 /// The cases of this group, for messages.
-pub const NAMES: [&str; 4] = ["areas/pair", "areas/churn", "areas/find", "areas/threads"];
+pub const NAMES: [&str; 5] =
+    ["areas/pair", "areas/churn", "areas/tight", "areas/find", "areas/threads"];
 
 /// What sizes are asked for, in pages.
 #[derive(Clone, Copy)]
@@ -102,6 +103,11 @@ pub fn run(runner: &mut Runner) {
         churn(runner, live);
         find(runner, live);
     }
+    for live in [15_000, 100_000] {
+        if !runner.quick || live == 15_000 {
+            tight(runner, live);
+        }
+    }
     threads(runner);
 }
 
@@ -127,7 +133,7 @@ fn pair(runner: &mut Runner) {
     }
 }
 
-/// Random areas of random sizes, one given and one taken each time.
+/// Random areas of random sizes, one given and one taken each time, in a window that is half empty.
 fn churn(runner: &mut Runner, live: usize) {
     let goals: &[_] = match live {
         15_000 => &[("tree", 8.0)],
@@ -141,21 +147,59 @@ fn churn(runner: &mut Runner, live: usize) {
         return;
     }
     let window = (live as u64 * sizes.mean() * 2).next_multiple_of(1 << 16);
-    let (count, seed) = (2_000, runner.seed);
+    churn_in(runner, &name, goals, window, live, sizes);
+}
+
+/// The same in a window that is nine tenths full, after every area was replaced ten times.
+fn tight(runner: &mut Runner, live: usize) {
+    let name = format!("areas/tight/live={live}");
+    if !runner.wants(&name) {
+        return;
+    }
+    let sizes = Sizes::LogUniform(1, 2047);
+    let window = (live as u64 * sizes.mean() * 10 / 9).next_multiple_of(1 << 16);
+    churn_in(runner, &name, &[], window, live, sizes);
+}
+
+fn churn_in(
+    runner: &mut Runner,
+    name: &str,
+    goals: &[(&'static str, f64)],
+    window: u64,
+    live: usize,
+    sizes: Sizes,
+) {
+    let (count, seed, is_tight) = (2_000, runner.seed, name.starts_with("areas/tight"));
     let fields: Vec<_> = all(window, live)
         .into_iter()
-        .map(|(name, space)| (name, std::cell::RefCell::new(Field::new(space, live, sizes, seed))))
+        // In a tight window vmem loses most of it, and walks what is left for every request.
+        .filter(|(name, _)| !(is_tight && *name == "vmem"))
+        .map(|(name, space)| {
+            let mut field = Field::new(space, live, sizes, seed);
+            if is_tight {
+                field.churn(live * 10);
+            }
+            (name, std::cell::RefCell::new(field))
+        })
         .collect();
     let contenders = fields.iter().map(|(name, field)| {
         Contender::new(*name, move || ns_each(count, || field.borrow_mut().churn(count)))
     });
     let contenders = contenders.collect();
-    let case = runner.compare(&name, "ns a pair", goals, contenders);
+    let case = runner.compare(name, "ns a pair", goals, contenders);
     for (row, (_, field)) in case.rows.iter_mut().zip(&fields) {
-        let failures = field.borrow().failures;
-        if failures > 0 {
-            row.note = format!("{failures} refused");
+        let field = field.borrow();
+        let mut notes = Vec::new();
+        if field.failures > 0 {
+            notes.push(format!("{} refused", field.failures));
         }
+        if let Some(largest) = field.space.largest() {
+            let used: u64 = field.areas.iter().map(|(_, len)| len + 1).sum();
+            let share = largest as f64 / (window - used) as f64;
+            notes.push(format!("largest hole {share:.3} of what is free"));
+        }
+        row.note = notes.join(", ");
+        println!("  {:<28} {}", row.name, row.note);
     }
 }
 

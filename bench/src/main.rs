@@ -12,6 +12,7 @@
 mod areas;
 mod frames;
 mod heaps;
+mod instructions;
 mod machine;
 mod null;
 mod peers;
@@ -20,7 +21,9 @@ mod raw;
 mod report;
 mod rng;
 mod runner;
+mod scale;
 mod share;
+mod stress;
 mod table;
 mod tree;
 
@@ -56,6 +59,15 @@ struct Args {
     /// For the program itself: a peer in a role, `peers.rs` says which.
     #[arg(long, hide = true, num_args = 2.., allow_hyphen_values = true)]
     child_peer: Vec<String>,
+    /// For the program itself: a call, so many times, under valgrind.
+    #[arg(long, hide = true, num_args = 2)]
+    child_instructions: Vec<String>,
+    /// The command `vmalloc`, for the group `stress`.
+    #[arg(long)]
+    vmalloc: Option<PathBuf>,
+    /// Writes down the counts of the group `instructions`, instead of failing if they have risen.
+    #[arg(long)]
+    accept: bool,
     /// Rounds a case, instead of 15 (or 5 with `--quick`).
     #[arg(long)]
     rounds: Option<usize>,
@@ -77,10 +89,24 @@ fn main() -> ExitCode {
         peers::child(&args.child_peer);
         return ExitCode::SUCCESS;
     }
+    if !args.child_instructions.is_empty() {
+        instructions::child(&args.child_instructions);
+        return ExitCode::SUCCESS;
+    }
     let mut runner = runner::Runner::new(args.quick, args.rounds, args.seed, args.names);
+    (runner.vmalloc, runner.accept) = (args.vmalloc, args.accept);
     let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
-    let groups: [fn(&mut runner::Runner); 6] =
-        [frames::run, share::run, peers::run, purge::run, areas::run, heaps::run];
+    let groups: [fn(&mut runner::Runner); 9] = [
+        frames::run,
+        share::run,
+        peers::run,
+        instructions::run,
+        purge::run,
+        areas::run,
+        scale::run,
+        stress::run,
+        heaps::run,
+    ];
     for group in groups {
         group(&mut runner);
         // After each group: who interrupts a run has what it found so far.
@@ -95,12 +121,21 @@ fn main() -> ExitCode {
         eprintln!("no case has such a name; the groups are: {}", names().join(", "));
         return ExitCode::from(2);
     }
-    ExitCode::SUCCESS
+    if runner.has_regressed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// What there is to ask for.
 fn names() -> Vec<&'static str> {
-    let all: [&[&str]; 6] =
-        [&frames::NAMES, &share::NAMES, &peers::NAMES, &purge::NAMES, &areas::NAMES, &heaps::NAMES];
+    let all: [&[&str]; 9] = [
+        &frames::NAMES,
+        &share::NAMES,
+        &peers::NAMES,
+        &instructions::NAMES,
+        &purge::NAMES,
+        &areas::NAMES,
+        &scale::NAMES,
+        &stress::NAMES,
+        &heaps::NAMES,
+    ];
     all.concat()
 }

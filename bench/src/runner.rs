@@ -2,7 +2,8 @@
 
 use crate::table::Table;
 use serde::Serialize;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Batches a sample.
 pub const BATCHES: usize = 9;
@@ -79,6 +80,12 @@ pub struct Runner {
     pub cases: Vec<Case>,
     /// What was counted so far.
     pub tables: Vec<Table>,
+    /// The command `vmalloc`, where it was built.
+    pub vmalloc: Option<PathBuf>,
+    /// Counts of instructions are accepted, not judged.
+    pub accept: bool,
+    /// A count was more than was accepted: the run has failed.
+    pub has_regressed: bool,
     names: Vec<String>,
 }
 
@@ -86,7 +93,17 @@ impl Runner {
     /// A runner for the cases whose name begins with one of `names`.
     pub fn new(quick: bool, rounds: Option<usize>, seed: u64, names: Vec<String>) -> Runner {
         let rounds = rounds.unwrap_or(if quick { 5 } else { 15 });
-        Runner { quick, rounds, seed, cases: Vec::new(), tables: Vec::new(), names }
+        Runner {
+            quick,
+            rounds,
+            seed,
+            cases: Vec::new(),
+            tables: Vec::new(),
+            vmalloc: None,
+            accept: false,
+            has_regressed: false,
+            names,
+        }
     }
 
     /// Whether nothing was found.
@@ -147,23 +164,55 @@ pub fn ns_each(count: usize, mut work: impl FnMut()) -> f64 {
     quantile(&batches, 0.5)
 }
 
+/// The least that a batch of several threads takes: long beside the moment in which they start.
+const BATCH_NS: u128 = 2_000_000;
+
 /// Runs `work` on so many threads at once, and returns ns of wall time for each of all their
 /// operations: half of one thread's if two threads scale perfectly.
+///
+/// From the first thread's start to the last one's end, so that a thread that waits for a CPU, a
+/// lock or a cache line costs what it costs. Adding up what each thread saw while it ran would not
+/// do: it says that eight threads on one CPU are eight times as fast as one.
 pub fn ns_each_on(threads: usize, count: usize, work: impl Fn(usize) + Sync) -> f64 {
+    let start = Instant::now();
+    work(0);
+    let once = start.elapsed().as_nanos().max(1);
+    let turns = usize::try_from(BATCH_NS.div_ceil(once)).unwrap_or(1).clamp(1, 10_000);
     let barrier = std::sync::Barrier::new(threads);
-    let times: Vec<f64> = std::thread::scope(|scope| {
-        let run = |thread: usize| {
-            let (work, barrier) = (&work, &barrier);
-            scope.spawn(move || {
-                barrier.wait();
-                ns_each(count, || work(thread))
-            })
+    let run = |thread: usize| {
+        let span = |_| {
+            barrier.wait();
+            let start = Instant::now();
+            (0..turns).for_each(|_| work(thread));
+            (start, Instant::now())
         };
-        let handles: Vec<_> = (0..threads).map(run).collect();
+        (0..BATCHES).map(span).collect::<Vec<_>>()
+    };
+    let spans: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|t| {
+                scope.spawn({
+                    let run = &run;
+                    move || run(t)
+                })
+            })
+            .collect();
         handles.into_iter().map(|handle| handle.join().expect("a benchmark thread")).collect()
     });
-    // Operations a ns add up.
-    1.0 / times.iter().map(|ns| 1.0 / ns).sum::<f64>()
+    let operations = (threads * turns * count) as f64;
+    let each = |batch: usize| {
+        let of_batch: Vec<_> = spans.iter().map(|spans| spans[batch]).collect();
+        wall(&of_batch).as_nanos() as f64 / operations
+    };
+    let batches: [f64; BATCHES] = std::array::from_fn(each);
+    quantile(&batches, 0.5)
+}
+
+/// From the first start to the last end.
+fn wall(spans: &[(Instant, Instant)]) -> Duration {
+    let first = spans.iter().map(|(start, _)| *start).min();
+    let last = spans.iter().map(|(_, end)| *end).max();
+    first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first)
 }
 
 /// The value below which a share `q` of the samples lies.
@@ -173,5 +222,22 @@ pub fn quantile(samples: &[f64], q: f64) -> f64 {
     match sorted.len() {
         0 => f64::NAN,
         len => sorted[((len - 1) as f64 * q).round() as usize],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: threads that ran one after the other are not said to have run at the same time.
+    /// Method: two spans that only touch, in either order, and two that overlap by half.
+    #[test]
+    fn threads_that_took_turns_are_not_counted_as_parallel() {
+        let zero = Instant::now();
+        let at = |ms| zero + Duration::from_millis(ms);
+        let in_turn = [(at(0), at(10)), (at(10), at(20))];
+        assert_eq!(wall(&in_turn), Duration::from_millis(20));
+        assert_eq!(wall(&[in_turn[1], in_turn[0]]), Duration::from_millis(20));
+        assert_eq!(wall(&[(at(0), at(10)), (at(5), at(15))]), Duration::from_millis(15));
     }
 }

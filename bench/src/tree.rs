@@ -352,6 +352,12 @@ impl RangeTree {
         true
     }
 
+    /// The longest hole.
+    pub fn longest(&self) -> u64 {
+        let free = locked(&self.free);
+        free.at(free.root).longest
+    }
+
     /// The start of the area that holds `page`.
     pub fn find(&self, page: u64) -> Option<u64> {
         let busy = locked(&self.busy);

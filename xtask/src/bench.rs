@@ -23,6 +23,8 @@ const PEERS: &[Peer] = &[
     Peer { feature: "snmalloc", needs: "a C++ compiler and cmake" },
 ];
 
+/// Builds the command whose cases one group runs.
+const STRESS: [&str; 4] = ["build", "--release", "--package", "vmalloc-cli"];
 /// The time that one build may take: some peers bring a hundred crates.
 const BUILD: Duration = Duration::from_secs(30 * 60);
 /// The time that a full run may take.
@@ -40,11 +42,15 @@ pub struct Options {
     /// Rounds a case, an odd number; by default 15, or 5 with `--quick`.
     #[arg(long)]
     rounds: Option<usize>,
+    /// Write down the counts of `instructions`, instead of failing where they have risen.
+    #[arg(long)]
+    accept: bool,
     /// Do not write docs/benchmarks.md; only runs of everything do.
     #[arg(long)]
     dry: bool,
     /// Only the cases whose names begin so: `areas`, `areas/churn`, …; `peers`: kills, fragmentation
-    /// and sharing beside other shared memories; `kernel`: instructions beside Linux, in QEMU
+    /// and sharing beside other shared memories; `instructions`: hot calls, under valgrind;
+    /// `kernel`: instructions beside Linux, in QEMU
     names: Vec<String>,
 }
 
@@ -66,6 +72,17 @@ pub fn run(root: &Path, options: &Options) -> bool {
         "--commit",
         &report::commit(root, &["crates", "bench"]),
     ]);
+    if options.names.is_empty() || options.names.iter().any(|name| name == "stress") {
+        match run::run(run::cargo().args(STRESS).current_dir(root), BUILD) {
+            Ok(()) => {
+                command.arg("--vmalloc").arg(root.join("target/release/vmalloc"));
+            }
+            Err(why) => println!("left out: stress, since vmalloc-cli was not built: {why}"),
+        }
+    }
+    if options.accept {
+        command.arg("--accept");
+    }
     if options.quick {
         command.arg("--quick");
     }

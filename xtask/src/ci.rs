@@ -118,6 +118,9 @@ fn steps() -> Vec<Step> {
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
     steps.extend(BARE_TARGETS.map(|target| step(target, Work::Bare(target))));
     steps.push(step("kernels", Work::Kernels));
+    // Without the heavy peers, which are features: those are built by who measures.
+    steps.push(cargo("bench-clippy", &BENCH_CLIPPY, 10));
+    steps.push(cargo("bench-tests", &BENCH_TESTS, 10));
     // Built apart, so that the time limit of the demo is the demo's alone.
     steps.push(cargo("demo-build", &["build", "--release"], 10));
     steps.push(cargo("demo", &["run", "--release"], 3));
@@ -136,6 +139,11 @@ const FEATURES: [&str; 9] = [
     "--test",
     "allocator",
 ];
+
+/// The benchmarks are a workspace of their own: linted and tested, not run.
+const BENCH_CLIPPY: [&str; 7] =
+    ["clippy", "--manifest-path", "bench/Cargo.toml", "--all-targets", "--", "-D", "warnings"];
+const BENCH_TESTS: [&str; 3] = ["test", "--manifest-path", "bench/Cargo.toml"];
 
 /// The simulation in short, and the planted bugs: on an engine that is built for it.
 const SIMULATE: [&str; 8] =

@@ -16,6 +16,10 @@ pub trait Space: Send + Sync {
     fn give(&self, start: u64, pages: u64);
     /// The first page of the area around a page, for those that know.
     fn find(&self, page: u64) -> Option<u64>;
+    /// The longest run that it could hand out, for those that can say.
+    fn largest(&self) -> Option<u64> {
+        None
+    }
     /// Whether it knows.
     fn finds(&self) -> bool {
         true
@@ -27,7 +31,7 @@ pub type Named = (&'static str, Box<dyn Space>);
 
 /// Ours first, then the peers that can hold so many areas in sensible time.
 pub fn all(window: u64, live: usize) -> Vec<Named> {
-    let mut all = vec![ours(window), eager(window), tree(window)];
+    let mut all = vec![ours(window), ours_eager(window), tree(window)];
     all.push(("BTreeMap, best fit", Box::new(Best::new(window))));
     all.push(("offset-allocator", Box::new(Offset::new(window, live))));
     if live <= 1_000 {
@@ -49,7 +53,7 @@ pub fn ours(window: u64) -> Named {
 }
 
 /// The engine with every free unmapped, flushed and given back at once.
-fn eager(window: u64) -> Named {
+pub fn ours_eager(window: u64) -> Named {
     ("ours, nothing parked", Box::new(Ours::new(window, true)))
 }
 
@@ -79,6 +83,11 @@ impl Ours {
 }
 
 impl Space for Ours {
+    fn largest(&self) -> Option<u64> {
+        self.engine.purge().expect("a machine that flushes");
+        Some(self.engine.stats().largest_request.0)
+    }
+
     fn take(&self, pages: u64) -> Option<u64> {
         let request = Request::bytes(pages * PAGE_SIZE as u64);
         let request = if self.no_reuse { request.no_reuse() } else { request };
@@ -98,6 +107,10 @@ impl Space for Ours {
 }
 
 impl Space for RangeTree {
+    fn largest(&self) -> Option<u64> {
+        Some(RangeTree::longest(self))
+    }
+
     fn take(&self, pages: u64) -> Option<u64> {
         // With its guard page, as ours and as Linux.
         RangeTree::take(self, pages + 1)
@@ -129,6 +142,10 @@ impl Best {
 }
 
 impl Space for Best {
+    fn largest(&self) -> Option<u64> {
+        locked(&self.0).by_len.last().map(|&(len, _)| len)
+    }
+
     fn take(&self, pages: u64) -> Option<u64> {
         let (mut best, pages) = (locked(&self.0), pages + 1);
         let &(len, start) = best.by_len.range((pages, 0)..).next()?;
@@ -185,6 +202,10 @@ impl Offset {
 }
 
 impl Space for Offset {
+    fn largest(&self) -> Option<u64> {
+        Some(u64::from(locked(&self.0).allocator.storage_report().largest_free_region))
+    }
+
     fn take(&self, pages: u64) -> Option<u64> {
         let mut offsets = locked(&self.0);
         let handle = offsets.allocator.allocate(pages as u32 + 1)?;

@@ -27,6 +27,12 @@ pub fn child(args: &[String]) {
             // Nobody else is alive and holds anything: what is in use is lost.
             println!("leaked={}", pool.info().stats.used.bytes());
         }
+        (Kind::Ours, "idle") => {
+            let _pool = Pool::open(spot).expect("the judge's pool");
+            println!("joined");
+            // Until its input ends.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        }
         (Kind::Ours, "frag") => frag(&Plan::read(), |plan| {
             Pool::create(plan.pool_bytes as u64).expect("a pool of the plan's size")
         }),

@@ -1,0 +1,182 @@
+//! How cost grows: with areas, threads, members, and the size of the pool.
+//!
+//! ```text
+//!   areas     a warm pair of the engine beside 1,000 … 1,000,000 live areas
+//!   threads   warm pairs of a pool by 1 … 8 threads: wall time for each of all their pairs
+//!   members   a warm pair while 1 … 63 processes have joined
+//!   pool      a warm pair in pools of 64 MiB … 64 GiB, and making one; only what is used is taken
+//! ```
+
+use crate::areas::contenders::{Space, ours, tree};
+use crate::peers::Kind;
+use crate::report::number;
+use crate::rng::Rng;
+use crate::runner::{Contender, Runner, ns_each, ns_each_on};
+use crate::table::Table;
+use std::hint::black_box;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use vmalloc::Pool;
+
+/// The cases of this group, for messages.
+pub const NAMES: [&str; 4] = ["scale/areas", "scale/threads", "scale/members", "scale/pool"];
+
+/// How large a block of a pool is.
+const BYTES: usize = 64 << 10;
+const COUNT: usize = 1_000;
+
+/// Runs the group.
+pub fn run(runner: &mut Runner) {
+    let columns = vec!["cost of a warm pair", "from", "to", "the last over the first"];
+    let about = "A curve each, below, and its two ends here.";
+    let mut table = Table::new("scale", about.into(), columns);
+    let at = runner.cases.len();
+    areas(runner);
+    flat(runner, at, "areas", "a pair's cost from 1,000 areas on", 4.0, &mut table);
+    let at = runner.cases.len();
+    threads(runner);
+    flat(runner, at, "threads", "wall time for each pair, two threads over one", 1.0, &mut table);
+    let at = runner.cases.len();
+    members(runner);
+    flat(runner, at, "members", "", 0.0, &mut table);
+    let at = runner.cases.len();
+    pools(runner);
+    flat(runner, at, "bytes of the pool", "", 0.0, &mut table);
+    if !table.rows.is_empty() {
+        table.print();
+        runner.tables.push(table);
+    }
+}
+
+/// The ends of a curve; with a promise, if the design has one.
+fn flat(runner: &Runner, at: usize, what: &str, promise: &str, most: f64, table: &mut Table) {
+    let curve = &runner.cases[at..];
+    let (Some(first), Some(last)) = (curve.first(), curve.last()) else { return };
+    let end = |name: &str| name.rsplit_once('=').map_or("", |(_, value)| value).to_owned();
+    let ratio = |last: &crate::runner::Case| last.rows[0].median() / first.rows[0].median();
+    let grown = format!("{}×", number(ratio(last)));
+    table.row(what, [end(&first.name), end(&last.name), grown]);
+    // Of threads, the second point; of areas, the last.
+    let judged = if what == "threads" { curve.get(1) } else { Some(last) };
+    if let Some(judged) = judged.filter(|_| !promise.is_empty()) {
+        let ratio = ratio(judged);
+        let measured = format!("{}× at {}", number(ratio), end(&judged.name));
+        table.promise(promise, &format!("{most}× at most"), measured, ratio <= most);
+    }
+}
+
+fn areas(runner: &mut Runner) {
+    for live in [1_000, 10_000, 100_000, 1_000_000] {
+        let name = format!("scale/areas/live={live}");
+        if !runner.wants(&name) {
+            continue;
+        }
+        let window = (live * 20_u64).next_multiple_of(1 << 16);
+        let contenders = [ours(window), tree(window)].into_iter().map(|(name, space)| {
+            fill(&*space, live, runner.seed);
+            Contender::new(name, move || {
+                ns_each(COUNT, || {
+                    for _ in 0..COUNT {
+                        let start = space.take(4).expect("a window that is half empty");
+                        space.give(black_box(start), 4);
+                    }
+                })
+            })
+        });
+        let contenders = contenders.collect();
+        runner.compare(&name, "ns a warm pair", &[], contenders);
+    }
+}
+
+fn fill(space: &dyn Space, live: u64, seed: u64) {
+    let mut rng = Rng(seed);
+    for _ in 0..live {
+        space.take(1 + rng.below(16)).expect("a window with room");
+    }
+}
+
+fn threads(runner: &mut Runner) {
+    for threads in [1, 2, 4, 8] {
+        let name = format!("scale/threads/threads={threads}");
+        if !runner.wants(&name) {
+            continue;
+        }
+        let pool = Pool::create(1 << 30).expect("a pool: only what is used is taken");
+        let ours = Contender::new("ours", || ns_each_on(threads, COUNT, |_| pairs(&pool)));
+        let mut contenders = vec![ours];
+        #[cfg(feature = "mimalloc")]
+        contenders.push(Contender::new("mimalloc", || {
+            let heap = crate::raw::GlobalHeap(&mimalloc::MiMalloc);
+            ns_each_on(threads, COUNT, |_| {
+                (0..COUNT).for_each(|_| drop(black_box(heap.take(BYTES))));
+            })
+        }));
+        #[cfg(not(feature = "mimalloc"))]
+        contenders.shrink_to_fit();
+        runner.compare(&name, "ns of wall time a pair", &[], contenders);
+    }
+}
+
+fn pairs(pool: &Pool) {
+    for _ in 0..COUNT {
+        black_box(pool.vmalloc(BYTES).expect("a pool with room"))[0] = 1;
+    }
+}
+
+/// Processes that have joined, until dropped.
+struct Crew(Vec<Child>);
+
+impl Crew {
+    fn new(pool: &Pool, count: usize) -> Crew {
+        let join = |_| {
+            let mut command = Kind::Ours.command("idle").expect("ours is always there");
+            command.arg(pool.share_path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut child = command.spawn().expect("a child process");
+            let mut line = String::new();
+            let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+            output.read_line(&mut line).expect("a child that joins");
+            child
+        };
+        Crew((0..count).map(join).collect())
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            // It ends with its input.
+            drop(child.stdin.take());
+            let _ = child.wait();
+        }
+    }
+}
+
+fn members(runner: &mut Runner) {
+    for members in [1, 8, 32, 63] {
+        let name = format!("scale/members/members={members}");
+        if !runner.wants(&name) {
+            continue;
+        }
+        let pool = Pool::create(1 << 30).expect("a pool: only what is used is taken");
+        let _crew = Crew::new(&pool, members - 1);
+        let ours = Contender::new("ours", || ns_each(COUNT, || pairs(&pool)));
+        runner.compare(&name, "ns a warm pair", &[], vec![ours]);
+    }
+}
+
+fn pools(runner: &mut Runner) {
+    for (bytes, size) in
+        [(64_u64 << 20, "64M"), (1 << 30, "1G"), (16 << 30, "16G"), (64 << 30, "64G")]
+    {
+        let name = format!("scale/pool/size={size}");
+        if !runner.wants(&name) {
+            continue;
+        }
+        let pool = Pool::create(bytes).expect("a pool: only what is used is taken");
+        let ours = Contender::new("ours", || ns_each(COUNT, || pairs(&pool)));
+        let make = Contender::new("making a pool", move || {
+            ns_each(1, || drop(black_box(Pool::create(bytes).expect("a pool"))))
+        });
+        runner.compare(&name, "ns", &[], vec![ours, make]);
+    }
+}
