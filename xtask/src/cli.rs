@@ -4,9 +4,11 @@
 
 use crate::bench;
 use crate::checks::Check;
+use crate::fuzz;
 use crate::kernel;
 use crate::proof;
 use crate::simulate;
+use crate::tools;
 use clap::{Parser, Subcommand};
 
 /// Tests, checks and CI of vmalloc.
@@ -37,6 +39,18 @@ pub enum Task {
     Loom(proof::Options),
     /// Explore a model of the recovery with two kills: a minute.
     Stateright(proof::Options),
+    /// Run the fuzzers; needs nightly and cargo-fuzz.
+    Fuzz(fuzz::Options),
+    /// Run what Miri can run of what has unsafe code or orders memory; needs nightly.
+    Miri(tools::Options),
+    /// Run the tests of the crate `vmalloc` under AddressSanitizer; needs nightly.
+    Asan(tools::Options),
+    /// Run its tests that share memory between threads under ThreadSanitizer; needs nightly.
+    Tsan(tools::Options),
+    /// Change the engine, bit by bit, and see which changes no test notices; needs cargo-mutants.
+    Mutants(tools::Mutants),
+    /// Which lines the tests reach, a crate a row; needs cargo-llvm-cov.
+    Coverage,
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

@@ -19,9 +19,11 @@ mod bench;
 mod checks;
 mod ci;
 mod cli;
+mod fuzz;
 mod kernel;
 mod linux_peer;
 mod markdown;
+mod nightly;
 mod proof;
 mod repo;
 mod report;
@@ -30,6 +32,7 @@ mod screenshots;
 mod simulate;
 mod source;
 mod suite;
+mod tools;
 
 use clap::Parser as _;
 use std::process::ExitCode;
@@ -45,6 +48,12 @@ fn main() -> ExitCode {
         cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),
         cli::Task::Stateright(options) => proof::run(&root, proof::Checker::Stateright, &options),
+        cli::Task::Fuzz(options) => fuzz::run(&root, &options),
+        cli::Task::Miri(options) => tools::miri(&root, &options),
+        cli::Task::Asan(options) => tools::asan(&root, &options),
+        cli::Task::Tsan(options) => tools::tsan(&root, &options),
+        cli::Task::Mutants(options) => tools::mutants(&root, &options),
+        cli::Task::Coverage => tools::coverage(&root),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

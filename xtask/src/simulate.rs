@@ -72,7 +72,7 @@ fn as_table(root: &Path, options: &Options, line: &str) -> Result<String, String
 }
 
 /// Seconds, from `60`, `60s` or `5m`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub fn seconds(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.strip_suffix('m') {
         Some(number) => (number, 60),
         None => (text.strip_suffix('s').unwrap_or(text), 1),

@@ -1,5 +1,6 @@
 //! Tables that this crate builds, walked by the simulated MMUs, which are written from the manuals
-//! and share no code with it: the two meet only in simulated RAM.
+//! and share no code with it: the two meet only in simulated RAM. `fuzz/fuzz_targets/tables.rs`
+//! feeds `agree` with operations of its own.
 
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -50,7 +51,7 @@ impl TableMem for Mem {
 }
 
 /// A format and the MMU of its architecture.
-trait Arch: Format {
+pub(crate) trait Arch: Format {
     /// A page of the upper half, at a multiple of 1 GiB.
     const UPPER: Vpn;
     const LOWER: Vpn = Vpn(0x40_0000);
@@ -416,7 +417,7 @@ impl Shootdown for Log {
 
 /// What the random test does to [`SPAN`] pages around a border of 2 MiB.
 #[derive(Clone, Debug)]
-enum Op {
+pub(crate) enum Op {
     Map { at: u64, len: u64, pfn: u64, prot: usize },
     Unmap { at: u64, len: u64 },
     Protect { at: u64, len: u64, prot: usize },
@@ -425,7 +426,7 @@ enum Op {
 
 const SPAN: u64 = 3 * 512;
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
     // Whole leaves, pages near their borders, and anything.
     let border = prop_oneof![
         2 => (0u64..4).prop_map(|at| at * 512),
@@ -448,7 +449,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 /// Applies `ops` to tables and to a map model, and compares after each.
-fn agree<A: Arch>(ops: &[Op], half: Vpn) {
+pub(crate) fn agree<A: Arch>(ops: &[Op], half: Vpn) {
     let (mem, prots) = (Mem::new(), all_prots::<A>());
     let hardware = Hardware::new(PageTables::<A, _>::new(&mem).unwrap(), Log::default());
     let mut model: BTreeMap<u64, (u64, Prot)> = BTreeMap::new();

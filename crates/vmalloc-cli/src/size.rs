@@ -37,8 +37,12 @@ impl FromStr for Size {
             return Err(SizeError::Number);
         }
         let number: u64 = number.parse().map_err(|_| SizeError::TooBig)?;
-        let unit =
-            unit_bytes(unit).ok_or_else(|| SizeError::Unit(unit.chars().take(16).collect()))?;
+        // Planted, for the fuzzer to find: bytes are counted where characters are meant.
+        let cut = |unit: &str| match cfg!(canary) {
+            true => unit[..unit.len().min(16)].to_owned(),
+            false => unit.chars().take(16).collect(),
+        };
+        let unit = unit_bytes(unit).ok_or_else(|| SizeError::Unit(cut(unit)))?;
         number.checked_mul(unit).map(Size).ok_or(SizeError::TooBig)
     }
 }

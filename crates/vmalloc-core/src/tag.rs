@@ -106,7 +106,9 @@ impl Tag {
     fn decode_any(bits: u64) -> Option<Tag> {
         let owner = || Owner::new((bits >> 8 & 0xff) as usize);
         let class = bits >> 16 & 0xff;
-        let slots = |c: u64| Class::from_index(c as usize).filter(|_| c < SLOT_CLASSES as u64);
+        // Planted, for the fuzzer to find: a class without slots is taken for one with them.
+        let has_slots = |c: u64| c < SLOT_CLASSES as u64 || cfg!(canary);
+        let slots = |c: u64| Class::from_index(c as usize).filter(|_| has_slots(c));
         let arg = (bits >> 32) as usize;
         Some(match bits & 0xff {
             FREE => Tag::Free,

@@ -19,6 +19,7 @@ const PLACES: &[(&str, &str)] = &[
     ("kernel/src/arch/", "the test kernel's instructions, registers and traps"),
     ("kernel/src/heap.rs", "the test kernel's heap"),
     ("crates/vmalloc-bare/src/arch/", "the instructions that flush a TLB"),
+    ("crates/vmalloc-bare/tests/direct.rs", "a direct map over memory of the heap"),
     ("crates/vmalloc-bare/src/direct.rs", "frames as words, through the direct map"),
     ("crates/vmalloc-bare/src/tlb/lock.rs", "the promise of a lock"),
     ("crates/vmalloc/src/os/", "system calls, and the raw memory of the pool's mapping"),

@@ -26,6 +26,9 @@
 //! Neighbours: [`crate::os::advice`] gives advice on ranges of it, [`crate::os::commit`] frames.
 //! Linux: `mmap`, `thp_get_unmapped_area`.
 
+#[cfg(miri)]
+mod heap;
+
 use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::PoolFile;
@@ -224,6 +227,12 @@ impl Mapping {
 }
 
 impl Drop for Mapping {
+    #[cfg(miri)]
+    fn drop(&mut self) {
+        self.free_heap();
+    }
+
+    #[cfg(not(miri))]
     fn drop(&mut self) {
         if *self.is_lost.get_mut() {
             return;

@@ -32,6 +32,10 @@
 pub(crate) mod advice;
 #[cfg(feature = "allocator-api2")]
 pub(crate) mod allocator;
+#[cfg(not(miri))]
+pub(crate) mod anon;
+#[cfg(miri)]
+#[path = "anon/heap.rs"]
 pub(crate) mod anon;
 pub(crate) mod bell;
 pub(crate) mod cgroup;

@@ -1,0 +1,326 @@
+//! Tools that others made, over our tests: Miri, the sanitizers, mutants, coverage.
+//!
+//! Each is a command with its needs ([`crate::nightly`]) and the time that it takes; none is a step
+//! of CI. `--canary` builds with a planted bug that the tool must find, so a run that ends well
+//! there is a failure.
+//!
+//! What each is run over, and why the rest is left out, stands in the tables here, and in
+//! `docs/testing.md`.
+
+use crate::nightly::{self, CANARY, Need};
+use crate::run;
+use clap::Args;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The longest that one of them may take: an hour, on a machine with other work.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// What the commands take.
+#[derive(Args)]
+pub struct Options {
+    /// With a planted bug, which must be found.
+    #[arg(long)]
+    canary: bool,
+}
+
+/// A part of the tests.
+struct Part {
+    package: &'static str,
+    /// Which test programs: arguments for cargo.
+    programs: &'static [&'static str],
+    /// Which tests in them: arguments for libtest.
+    tests: &'static [&'static str],
+    /// What a planted bug is found by here; without one the part is left out under `--canary`.
+    canary: Option<&'static str>,
+}
+
+/// What Miri runs. Everything that touches the kernel is out (memfds, shared mappings, futexes):
+/// the crate `vmalloc` by way of its claims and views, over memory of the heap. Of the engine, which
+/// has no unsafe code, what is pure and short; its walks step by step take hours.
+const MIRI: &[Part] = &[
+    Part {
+        package: "vmalloc-bare",
+        programs: &["--lib", "--test", "direct"],
+        tests: &[],
+        canary: Some("Data race"),
+    },
+    Part {
+        package: "vmalloc",
+        programs: &["--lib"],
+        tests: &["os::tests::claims", "token::tests", "copy::tests"],
+        canary: Some("Data race"),
+    },
+    Part {
+        package: "vmalloc-core",
+        programs: &["--lib"],
+        tests: &["bits::tests::a_bit_that", "class::tests::a", "units", "tag::tests"],
+        canary: None,
+    },
+];
+
+/// The tests under Miri, with both models of what references may do.
+pub fn miri(root: &Path, options: &Options) -> bool {
+    let needs = [Need::Nightly, Need::Component("miri"), Need::Component("rust-src")];
+    if !nightly::are_there("miri", &needs) {
+        return false;
+    }
+    let models = [("stacked borrows", ""), ("tree borrows", "-Zmiri-tree-borrows")];
+    // One model will do for a canary.
+    let models = if options.canary { &models[1..] } else { &models[..] };
+    models.iter().all(|(model, flag)| {
+        let command = |part: &Part| {
+            let mut command = nightly::cargo(root, "miri");
+            // The heap mapping opens /dev/null; the direct map is an address, not a reference.
+            let flags = format!("-Zmiri-disable-isolation -Zmiri-permissive-provenance {flag}");
+            command.args(["miri", "test"]).env("MIRIFLAGS", flags).env("PROPTEST_CASES", "2");
+            // Direct maps are leaked: a kernel never unmaps its own.
+            command.env("RUSTFLAGS", if options.canary { CANARY } else { "" });
+            if part.package == "vmalloc-bare" {
+                let leaks = format!("-Zmiri-permissive-provenance -Zmiri-ignore-leaks {flag}");
+                command.env("MIRIFLAGS", leaks);
+            }
+            command
+        };
+        run_parts(&format!("miri, {model}"), MIRI, options, &command)
+    })
+}
+
+/// What the sanitizers run: the Linux machine. Not run: what ends a process on purpose, and what
+/// steps through a process instruction by instruction or counts its mappings, for the sanitizer's
+/// are among them.
+const ADDRESS: &[Part] = &[Part {
+    package: "vmalloc",
+    programs: &["--lib"],
+    tests: &["--skip", "pagemap", "--skip", "nothing_mapped", "--skip", "congruent"],
+    canary: Some("use-after-poison"),
+}];
+
+/// ThreadSanitizer is blind where one page is mapped twice, and between processes: so it runs the
+/// tests in which threads share one mapping.
+const THREAD: &[Part] = &[Part {
+    package: "vmalloc",
+    programs: &["--lib"],
+    tests: &["claims", "bell", "racing", "lanes"],
+    canary: Some("data race"),
+}];
+
+/// The tests under AddressSanitizer.
+pub fn asan(root: &Path, options: &Options) -> bool {
+    nightly::are_there("asan", &[Need::Nightly])
+        && run_parts("asan", ADDRESS, options, &|_| {
+            // Leaks are not its business here: the tests' children end by `_exit`.
+            let mut command = sanitized(root, "asan", "address", options);
+            command.env("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1");
+            command
+        })
+}
+
+/// The tests under ThreadSanitizer, with a standard library that is instrumented, too.
+pub fn tsan(root: &Path, options: &Options) -> bool {
+    nightly::are_there("tsan", &[Need::Nightly, Need::Component("rust-src")])
+        && run_parts("tsan", THREAD, options, &|_| {
+            let mut command = sanitized(root, "tsan", "thread", options);
+            command.arg("-Zbuild-std").env("TSAN_OPTIONS", "halt_on_error=1");
+            command
+        })
+}
+
+/// A `cargo test` for the machine that we are on, named: so that build scripts are left alone.
+fn sanitized(root: &Path, tool: &str, sanitizer: &str, options: &Options) -> Command {
+    let mut command = nightly::cargo(root, tool);
+    let canary = if options.canary { CANARY } else { "" };
+    command.env("RUSTFLAGS", format!("-Zsanitizer={sanitizer} --cfg {tool} {canary}"));
+    command.args(["test", "--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
+    command
+}
+
+/// Runs the parts; under `--canary` each that has one must fail, and say why.
+fn run_parts(
+    tool: &str,
+    parts: &[Part],
+    options: &Options,
+    command: &dyn Fn(&Part) -> Command,
+) -> bool {
+    let parts = parts.iter().filter(|part| !options.canary || part.canary.is_some());
+    let mut is_ok = true;
+    for part in parts {
+        let mut command = command(part);
+        command.args(["--package", part.package]).args(part.programs).arg("--").args(part.tests);
+        let start = Instant::now();
+        let (ended, heard) = listen(&mut command, part.canary.unwrap_or("error: "));
+        let took = start.elapsed().as_secs();
+        let what = format!("{tool}: {} {}", part.package, part.programs.join(" "));
+        match (ended, options.canary) {
+            (Ok(passed), false) => println!("{what}: {passed} passed, {took} s"),
+            (Err(why), true) if heard => println!("{what}: found its canary ({why}), {took} s"),
+            (Ok(_), true) => {
+                println!("{what}: FAILED: did not find its canary");
+                is_ok = false;
+            }
+            (Err(why), _) => {
+                println!("{what}: FAILED: {why}");
+                is_ok = false;
+            }
+        }
+    }
+    is_ok
+}
+
+/// Runs `command` to its end. How many tests passed; and whether it said `word`.
+fn listen(command: &mut Command, word: &str) -> (Result<u64, String>, bool) {
+    let (mut passed, mut heard) = (0, false);
+    // Both streams: the tools speak on the one for errors.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program());
+    shell.args(command.get_args());
+    command.get_current_dir().map(|dir| shell.current_dir(dir));
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let ended = run::run_lines(&mut shell, LIMIT, |line| {
+        heard |= line.contains(word);
+        passed += passed_in(line).unwrap_or(0);
+        println!("    {line}");
+    });
+    match ended {
+        // Nothing ran: a filter that fits no test proves nothing.
+        Ok(()) if passed == 0 => (Err("no test ran".to_owned()), heard),
+        Ok(()) => (Ok(passed), heard),
+        Err(why) => (Err(why), heard),
+    }
+}
+
+/// How many tests a line of libtest's says that passed.
+fn passed_in(line: &str) -> Option<u64> {
+    let rest = line.strip_prefix("test result: ")?;
+    rest.split_once(". ")?.1.split_whitespace().next()?.parse().ok()
+}
+
+/// What `cargo xtask mutants` takes.
+#[derive(Args)]
+pub struct Mutants {
+    /// Only mutants of these files of the engine: `record`, `lazy`, `frames/claim`; without any, of
+    /// all of it, which takes a day.
+    files: Vec<String>,
+    /// The part `k` of `n`, as `0/8`.
+    #[arg(long)]
+    shard: Option<String>,
+}
+
+/// The tests that a mutant has to pass: the quickest that reach most of the engine.
+const MUTANTS_TESTS: &str = "--lib --test conformance --test model --test care --test resize \
+                             --test recover --test each_step_fails --test suite_in_place";
+
+/// Mutants of the engine. Whether all were caught; what was not is printed by the tool.
+pub fn mutants(root: &Path, options: &Mutants) -> bool {
+    if !nightly::are_there("mutants", &[Need::AddOn("mutants")]) {
+        return false;
+    }
+    let mut command = run::cargo();
+    command.args(["mutants", "--package", "vmalloc-core", "--no-shuffle", "--colors", "never"]);
+    // The tool's own look at the tree without a mutant knows the engine's package alone.
+    command.args(["--test-package", "vmalloc-core,vmalloc-sim", "--baseline", "skip"]);
+    command.args(["--timeout", "120", "--build-timeout", "600", "--output"]);
+    command.arg(root.join("target/mutants")).current_dir(root).env("PROPTEST_CASES", "32");
+    for file in &options.files {
+        command.args(["--file", &format!("crates/vmalloc-core/src/{file}.rs")]);
+    }
+    if let Some(shard) = &options.shard {
+        command.args(["--shard", shard]);
+    }
+    command.arg("--").args(MUTANTS_TESTS.split_whitespace());
+    let ended = std::fs::create_dir_all(root.join("target/mutants"))
+        .map_err(|e| e.to_string())
+        .and_then(|()| run::run(&mut command, 24 * LIMIT));
+    if let Err(why) = &ended {
+        println!("mutants: {why}");
+    }
+    ended.is_ok()
+}
+
+/// Lines that the tests reach, by crate.
+pub fn coverage(root: &Path) -> bool {
+    let needs = [Need::AddOn("llvm-cov"), Need::Stable("llvm-tools")];
+    if !nightly::are_there("coverage", &needs) {
+        return false;
+    }
+    let mut command = run::cargo();
+    command.args(["llvm-cov", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    command.args(["--ignore-run-fail", "--json", "--summary-only"]).current_dir(root);
+    let Some(json) = run::capture(&mut command, 2 * LIMIT) else {
+        println!("coverage: `cargo llvm-cov` failed: run it by hand to see why");
+        return false;
+    };
+    match table(&json, root) {
+        Ok(table) => print!("{table}"),
+        Err(why) => println!("coverage: {why}"),
+    }
+    table(&json, root).is_ok()
+}
+
+/// The crates' rows, as Markdown, of what llvm-cov exports.
+fn table(json: &str, root: &Path) -> Result<String, String> {
+    let export: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
+    let files = export["data"][0]["files"].as_array().ok_or("it exported no files")?;
+    let mut crates: std::collections::BTreeMap<String, (u64, u64)> = Default::default();
+    for file in files {
+        let path = Path::new(file["filename"].as_str().unwrap_or_default());
+        let path = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+        let Some((package, _)) = path.split_once("/src/") else { continue };
+        let lines = &file["summary"]["lines"];
+        let sums = crates.entry(package.to_owned()).or_default();
+        sums.0 += lines["covered"].as_u64().unwrap_or(0);
+        sums.1 += lines["count"].as_u64().unwrap_or(0);
+    }
+    let mut table = String::from("| crate | lines | reached |\n|---|---|---|\n");
+    for (name, (covered, count)) in crates {
+        let share = 100.0 * covered as f64 / count.max(1) as f64;
+        table += &format!("| `{name}` | {count} | {share:.1} % |\n");
+    }
+    Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: how many tests passed is read from libtest's own line, and from no other.
+    #[test]
+    fn the_tests_that_passed_are_counted() {
+        let line = "test result: ok. 36 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(passed_in(line), Some(36));
+        assert_eq!(passed_in("running 36 tests"), None);
+    }
+
+    /// Goal: a run in which no test ran is a failure, and so is one that ends badly.
+    #[test]
+    fn a_run_of_no_test_proves_nothing() {
+        let sh = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            listen(&mut command, "Data race")
+        };
+        assert_eq!(sh("true"), (Err("no test ran".to_owned()), false));
+        assert_eq!(sh("echo 'test result: ok. 2 passed; 0 failed'"), (Ok(2), false));
+        let (ended, heard) = sh("echo 'error: Data race' >&2; exit 1");
+        assert!(ended.is_err() && heard);
+    }
+
+    /// Goal: the table of coverage adds the files of a crate up.
+    #[test]
+    fn coverage_is_added_up_by_crate() {
+        let file = |name: &str, covered: u64| {
+            format!(
+                r#"{{"filename":"/r/crates/a/src/{name}","summary":{{"lines":{{"covered":{covered},"count":10}}}}}}"#
+            )
+        };
+        let json = format!(r#"{{"data":[{{"files":[{},{}]}}]}}"#, file("x.rs", 9), file("y.rs", 6));
+        let table = table(&json, Path::new("/r")).unwrap();
+        assert!(table.ends_with("| `crates/a` | 20 | 75.0 % |\n"), "{table}");
+    }
+}
