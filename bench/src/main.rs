@@ -108,7 +108,12 @@ fn main() -> ExitCode {
         heaps::run,
     ];
     for group in groups {
+        let start = std::time::Instant::now();
+        let before = runner.cases.len() + runner.tables.len();
         group(&mut runner);
+        if runner.cases.len() + runner.tables.len() > before {
+            println!("\n({:.0} s)", start.elapsed().as_secs_f64());
+        }
         // After each group: who interrupts a run has what it found so far.
         if let Some(out) = args.out.as_ref().filter(|_| !runner.is_empty())
             && let Err(e) = report::write(out, &about, &runner)

@@ -14,13 +14,15 @@ struct Peer {
     feature: &'static str,
     /// What it needs, for whoever lacks it.
     needs: &'static str,
+    /// A command without which there is no need to try.
+    tool: &'static str,
 }
 
 const PEERS: &[Peer] = &[
-    Peer { feature: "jemalloc", needs: "a C compiler and make" },
-    Peer { feature: "mimalloc", needs: "a C compiler" },
-    Peer { feature: "iceoryx2", needs: "a registry of crates" },
-    Peer { feature: "snmalloc", needs: "a C++ compiler and cmake" },
+    Peer { feature: "jemalloc", needs: "a C compiler and make", tool: "make" },
+    Peer { feature: "mimalloc", needs: "a C compiler", tool: "cc" },
+    Peer { feature: "iceoryx2", needs: "a registry of crates", tool: "cc" },
+    Peer { feature: "snmalloc", needs: "a C++ compiler and cmake", tool: "cmake" },
 ];
 
 /// Builds the command whose cases one group runs.
@@ -108,16 +110,23 @@ pub fn run(root: &Path, options: &Options) -> bool {
 
 /// The features that build here, and why the others do not.
 fn features(dir: &Path) -> (Vec<&'static str>, Vec<String>) {
-    let all: Vec<&str> = PEERS.iter().map(|peer| peer.feature).collect();
+    let is_there = |peer: &&Peer| {
+        let mut ask = Command::new(peer.tool);
+        run::capture(ask.arg("--version"), Duration::from_secs(60)).is_some()
+    };
+    let (able, unable): (Vec<&Peer>, Vec<&Peer>) = PEERS.iter().partition(is_there);
+    let why = |peer: &Peer| format!("{}, which needs {}", peer.feature, peer.needs);
+    let mut skipped: Vec<String> = unable.into_iter().map(why).collect();
+    let all: Vec<&str> = able.iter().map(|peer| peer.feature).collect();
     if run::run(cargo(dir, "build", &all).arg("--quiet"), BUILD).is_ok() {
-        return (all, Vec::new());
+        return (all, skipped);
     }
-    let (mut builds, mut skipped) = (Vec::new(), Vec::new());
-    for peer in PEERS {
+    let mut builds = Vec::new();
+    for peer in able {
         let mut build = cargo(dir, "build", &[peer.feature]);
         match run::run(build.arg("--quiet"), BUILD) {
             Ok(()) => builds.push(peer.feature),
-            Err(_) => skipped.push(format!("{}, which needs {}", peer.feature, peer.needs)),
+            Err(_) => skipped.push(why(peer)),
         }
     }
     (builds, skipped)

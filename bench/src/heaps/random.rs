@@ -40,7 +40,7 @@ pub fn run(runner: &mut Runner) {
         }
         let mut names = Names(Vec::new());
         contenders::all(&mut names, wanted);
-        let steps = if runner.quick { 300 } else { 2_000 };
+        let steps = if runner.quick { 300 } else { 600 };
         let seed = runner.seed;
         let peaks: Vec<RefCell<Vec<f64>>> = names.0.iter().map(|_| RefCell::default()).collect();
         let contenders = names.0.iter().zip(&peaks).map(|(name, peaks)| {
