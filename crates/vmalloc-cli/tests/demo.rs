@@ -163,10 +163,11 @@ fn a_demo_that_stays_can_be_looked_into() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Kept open: a demo that nobody reads ends.
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let pid = child.id().to_string();
     let told = |line: &String| line.contains(&format!("vmalloc top {pid}"));
-    assert!(lines.map_while(Result::ok).any(|line| told(&line)), "it never stayed");
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| told(&line)), "it never stayed");
     let pools = json(vmalloc(&["info", &pid, "--json"]));
     child.kill().unwrap();
     child.wait().unwrap();

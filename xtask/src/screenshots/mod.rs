@@ -132,7 +132,7 @@ impl Studio {
     /// The machine's own areas.
     fn kernel(&self) -> Result<(), String> {
         self.page(&["map", "--kernel"], "", "kernel.webp", (1240, 800))?;
-        let mut pane = self.pane(&["info", "--kernel", "|", "head", "-n", "24"], "")?;
+        let mut pane = self.pane(&["info", "--kernel", "|", "head", "-n", "23"], "")?;
         self.keep(&mut pane, "kernel-info.svg")
     }
 
