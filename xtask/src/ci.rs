@@ -30,6 +30,8 @@ enum Work {
     Kernels,
     /// Runs a check.
     Check(Check),
+    /// Runs the commands of the documents.
+    Docs,
 }
 
 /// How a step ended well.
@@ -49,6 +51,7 @@ impl Work {
             Work::Bare(target) => format!("cargo {}", bare_args(target).join(" ")),
             Work::Kernels => "cargo xtask kernel".to_owned(),
             Work::Tests(part) => format!("cargo {}", part.args().join(" ")),
+            Work::Docs => "cargo xtask docs".to_owned(),
             Work::Check(check) => format!("cargo xtask check {}", check.name()),
         }
     }
@@ -73,6 +76,7 @@ impl Work {
                 crate::kernel::lint(root)?;
                 crate::kernel::run_all(root, tally)?;
             }
+            Work::Docs => crate::docs_run::run_all(root)?.into_iter().for_each(|s| tally.skip(s)),
             Work::Tests(part) => suite::run_part(*part, root, tally)?,
             Work::Check(check) => {
                 let report = checks::run(*check, root)?;
@@ -116,6 +120,7 @@ fn steps() -> Vec<Step> {
         step("rustdoc", doc),
     ];
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
+    steps.push(step("docs-run", Work::Docs));
     steps.extend(BARE_TARGETS.map(|target| step(target, Work::Bare(target))));
     steps.push(step("kernels", Work::Kernels));
     // Without the heavy peers, which are features: those are built by who measures.

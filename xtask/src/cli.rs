@@ -51,6 +51,8 @@ pub enum Task {
     Mutants(tools::Mutants),
     /// Which lines the tests reach, a crate a row; needs cargo-llvm-cov.
     Coverage,
+    /// Run every command that the documents show, as a reader would; 90 seconds at most.
+    Docs,
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

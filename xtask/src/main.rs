@@ -4,6 +4,7 @@
 //! ```text
 //!   cli ─▶ ci ─┬─ steps: fmt, clippy, tests, doctests, docs, bare targets, the demo
 //!              │      └─ run: one child process, its output, a deadline
+//!              ├─ docs_run: the commands of the documents, as a reader would type them
 //!              ├─ screenshots: pictures of real pools, for the documents
 //!              ├─ suite: `cargo test`, its counts, what it skipped
 //!              └─ checks: imports · unsafe-places · docs · tidy
@@ -19,6 +20,7 @@ mod bench;
 mod checks;
 mod ci;
 mod cli;
+mod docs_run;
 mod fuzz;
 mod kernel;
 mod linux_peer;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         cli::Task::Kernel(options) => kernel::run(&root, &options),
         cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Simulate(options) => simulate::run(&root, &options),
+        cli::Task::Docs => docs_run::run_and_print(&root),
         cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),
         cli::Task::Stateright(options) => proof::run(&root, proof::Checker::Stateright, &options),

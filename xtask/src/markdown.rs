@@ -34,6 +34,65 @@ pub fn mentions(text: &str) -> Vec<(usize, Mention)> {
     found
 }
 
+/// A block of shell commands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Why it is not to be run: what the comment on the line before it says.
+    pub not_run: Option<String>,
+    /// The commands with their lines, continuation lines joined.
+    pub commands: Vec<(usize, String)>,
+    /// What it shows that they print, if it has prompts; `…` stands for what is left out.
+    pub shown: Vec<(usize, String)>,
+}
+
+/// The blocks of `text` that have commands, in order.
+pub fn shell_blocks(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut not_run = None;
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    while let Some((_, line)) = lines.next() {
+        let Some(fence) = Fence::open(line) else {
+            let comment = line.trim().strip_prefix("<!-- not run: ");
+            not_run =
+                comment.and_then(|text| text.strip_suffix("-->")).map(|why| why.trim().to_owned());
+            continue;
+        };
+        let block: Vec<(usize, &str)> =
+            lines.by_ref().take_while(|(_, line)| !fence.is_closed_by(line)).collect();
+        let shown = output_lines(&block);
+        let mut found = Vec::new();
+        shell_lines(fence.language, block, &mut found);
+        let command = |(line, mention)| match mention {
+            Mention::Shell(command) => Some((line, command)),
+            _ => None,
+        };
+        let commands: Vec<_> = found.into_iter().filter_map(command).collect();
+        let not_run = not_run.take();
+        if !commands.is_empty() {
+            blocks.push(Block { not_run, commands, shown });
+        }
+    }
+    blocks
+}
+
+/// What a session shows between its prompts.
+fn output_lines(block: &[(usize, &str)]) -> Vec<(usize, String)> {
+    let is_prompt = |line: &str| line.trim_start().starts_with("$ ");
+    let Some(first) = block.iter().position(|(_, line)| is_prompt(line)) else {
+        return Vec::new();
+    };
+    let mut goes_on = false;
+    let mut shown = Vec::new();
+    for &(number, line) in &block[first..] {
+        let is_output = !goes_on && !is_prompt(line);
+        goes_on = !is_output && line.ends_with('\\');
+        if is_output && !matches!(line.trim(), "" | "…") {
+            shown.push((number, line.trim().to_owned()));
+        }
+    }
+    shown
+}
+
 /// The line that opens a fenced block.
 struct Fence<'a> {
     mark: char,
@@ -166,6 +225,22 @@ mod tests {
         let text = "[a](docs/a.md \"t\") [`b`](../b.md#c)\n[d]: e.md 'title'\n";
         let expect = [link(2, "e.md"), link(1, "docs/a.md"), span(1, "b"), link(1, "../b.md#c")];
         assert_eq!(mentions(text), expect);
+    }
+
+    /// Goal: a block has its commands, and the reason on the line before it, which is for it alone.
+    #[test]
+    fn shell_blocks_have_their_marks() {
+        let text = "<!-- not run: an hour -->\n```sh\na\n```\n```sh\nb\\\n c # d\n```\n\
+                    <!-- not run: x -->\n\n```console\n$ e\n  out\n…\n\n```\n```rust\nf\n```\n";
+        let block = |why: Option<&str>, line, command: &str| Block {
+            not_run: why.map(str::to_owned),
+            commands: vec![(line, command.to_owned())],
+            shown: if line == 12 { vec![(13, "out".to_owned())] } else { vec![] },
+        };
+        assert_eq!(
+            shell_blocks(text),
+            [block(Some("an hour"), 3, "a"), block(None, 6, "b c # d"), block(None, 12, "e")]
+        );
     }
 
     /// Goal: a script gives its lines, a session only its prompts, other languages nothing.

@@ -90,3 +90,8 @@ pub mod testing {
     //! For the tests of this workspace: makes the n-th call to the operating system fail.
     pub use crate::os::fail::{Armed, Plan};
 }
+
+/// The example of the README, compiled and run by the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -216,6 +216,10 @@ impl<'a> Commands<'a> {
     }
 
     fn vmalloc(&self, words: &[&str]) -> Option<String> {
+        if let Some(at) = words.iter().position(|word| *word == "--") {
+            // Behind it stands a command line of its own, as in `vmalloc record -- PROGRAM`.
+            return self.vmalloc(&words[..at]).or_else(|| self.check_one(&words[at + 1..]));
+        }
         let Some(main) = self.help.vmalloc("") else {
             self.has_skipped.set(true);
             return None;
@@ -362,6 +366,7 @@ mod tests {
             "cd x && cargo build --workspace",
             "cargo run -p xtask -- ci",
             "vmalloc put PATH FILE",
+            "vmalloc put -- vmalloc demo --pool 3",
             "ls --gone",
             "vmalloc …",
         ] {
@@ -389,6 +394,7 @@ mod tests {
             "vmalloc shows",
             "vmalloc demo --gone",
             "vmalloc put --pool 3",
+            "vmalloc put -- vmalloc gone",
             "vmalloc --gone",
             "ls && vmalloc gone",
             "X=$(vmalloc gone) y",

@@ -5,7 +5,7 @@
 //!                      ├─ `crates/…`, `*.rs`     ─▶ paths
 //!                      └─ `Type::method`, `f()`  ─▶ symbols
 //!              link ───────────────────────────────▶ paths
-//!              shell line ─────────────────────────▶ commands
+//!              shell line ─────────────────────────▶ commands; and `docs_run` can run it
 //! ```
 //!
 //! A span that is none of these is nobody's claim about this repository, and passes. To write
@@ -16,6 +16,7 @@ mod paths;
 mod symbols;
 
 use crate::checks::Report;
+use crate::docs_run;
 use crate::markdown::{self, Mention};
 use crate::repo::{Finding, Repo};
 
@@ -28,6 +29,13 @@ pub fn check(repo: &Repo, help: &dyn Help) -> Report {
     let commands = commands::Commands::new(repo, help);
     let mut report = Report::default();
     for (path, text) in repo.files(".md") {
+        let blocks = markdown::shell_blocks(text).into_iter();
+        for (line, command) in
+            blocks.filter(|block| block.not_run.is_none()).flat_map(|block| block.commands)
+        {
+            let wrong = docs_run::cannot_run(&command);
+            report.findings.extend(wrong.map(|what| Finding::new(path, line, what)));
+        }
         for (line, mention) in markdown::mentions(text) {
             let wrong = match &mention {
                 Mention::Link(target) => paths::check_link(target, path, repo),
@@ -65,12 +73,12 @@ mod tests {
     /// Goal: each kind of mention reaches its check, and a finding names file and line.
     #[test]
     fn each_kind_of_mention_is_checked() {
-        let text = "# A\n\n`crates/gone.rs` [b](gone.md) `gone()`\n\n```sh\ncargo gone\n```\n";
+        let text = "# A\n\n`crates/gone.rs` [b](gone.md) `gone()`\n\n<!-- not run: no -->\n```sh\ncargo gone\n```\n";
         let report = check(&Repo::of(&[("docs/a.md", text)]), &Silent);
         let found: Vec<String> = report.findings.iter().map(Finding::to_string).collect();
         assert_eq!(found.len(), 4, "{found:?}");
         assert!(found[..3].iter().all(|finding| finding.starts_with("docs/a.md:3: ")));
-        assert!(found[3].starts_with("docs/a.md:6: ") && found[3].contains("gone"));
+        assert!(found[3].starts_with("docs/a.md:7: ") && found[3].contains("gone"));
         assert!(report.skipped.is_empty());
     }
 
