@@ -18,10 +18,14 @@
 #include <asm/msr.h>
 
 #define HELD 15000
+#define RING 10240
+#define RING_STRIDE 7919
 
 static atomic64_t flushes;
 static u64 state;
 static struct page *pages_of[100];
+static struct page *ring[RING];
+static u64 at;
 
 static int on_flush(struct kprobe *probe, struct pt_regs *regs)
 {
@@ -68,6 +72,25 @@ static int do_vmap(u64 pages)
 		return -ENOMEM;
 	WRITE_ONCE(*at, 1);
 	vunmap(at);
+	return 0;
+}
+
+/* Other pages each time, none of which was shown lately. */
+static int do_vmap_fresh(u64 pages)
+{
+	struct page *taken[10];
+	u64 i;
+	u8 *area;
+
+	for (i = 0; i < pages; i++) {
+		at = (at + RING_STRIDE) % RING;
+		taken[i] = ring[at];
+	}
+	area = vmap(taken, pages, VM_MAP, PAGE_KERNEL);
+	if (!area)
+		return -ENOMEM;
+	WRITE_ONCE(*area, 1);
+	vunmap(area);
 	return 0;
 }
 
@@ -149,6 +172,8 @@ static int all(void)
 	error = error ?: measure("vmalloc_random_1000", 0, 1000, do_random);
 	error = error ?: measure("vmap", 1, 20000, do_vmap);
 	error = error ?: measure("vmap", 10, 20000, do_vmap);
+	error = error ?: measure("vmap_fresh", 1, 20000, do_vmap_fresh);
+	error = error ?: measure("vmap_fresh", 10, 20000, do_vmap_fresh);
 	error = error ?: measure("frames", 1, 20000, do_frames);
 	error = error ?: measure("frames", 10, 20000, do_frames);
 	return error ?: busy();
@@ -170,6 +195,11 @@ static int __init vmalloc_bench_init(void)
 	for (i = 0; i < ARRAY_SIZE(pages_of); i++) {
 		pages_of[i] = alloc_page(GFP_KERNEL);
 		if (!pages_of[i])
+			return -ENOMEM;
+	}
+	for (i = 0; i < RING; i++) {
+		ring[i] = alloc_page(GFP_KERNEL);
+		if (!ring[i])
 			return -ENOMEM;
 	}
 	/* What the boot left to do is done first; it costs no time where sleep is skipped. */

@@ -22,6 +22,11 @@ const SETUP: Setup = Setup {
     lazy_pages_max: Pages(8192),
 };
 
+/// Frames that are shown in turn: more than may be parked, so that none is parked when its turn comes.
+const RING: usize = 10_240;
+/// From one to the next in the ring: they are no neighbours, and all have their turn.
+const RING_STRIDE: usize = 7919;
+
 /// Runs the workloads, and prints a line each.
 pub fn run() {
     with_engines(SETUP, |parts, engines| {
@@ -44,6 +49,23 @@ pub fn run() {
                 relieve(engine, engine.vunmap(area.addr()).expect("live").over_limit);
             });
         }
+        let take =
+            |_| Extent { start: parts.buddy.take(Order(0)).expect("a frame"), len: Pages(1) };
+        let ring: Vec<Extent> = (0..RING).map(take).collect();
+        let mut at = 0;
+        for pages in [1, 10] {
+            measure("vmap_fresh", pages as u64, 20_000, || {
+                let mut runs = [Extent::default(); 10];
+                for run in &mut runs[..pages] {
+                    at = (at + RING_STRIDE) % RING;
+                    *run = ring[at];
+                }
+                let area = engine.vmap(&runs[..pages], Prot::READ_WRITE).expect("room");
+                arch::store(area.addr().0, 1).expect("mapped");
+                relieve(engine, engine.vunmap(area.addr()).expect("live").over_limit);
+            });
+        }
+        ring.into_iter().for_each(|frame| parts.buddy.give(frame));
         for pages in [1, 10] {
             let take =
                 || Extent { start: parts.buddy.take(Order(0)).expect("room"), len: Pages(1) };

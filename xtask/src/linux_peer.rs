@@ -22,6 +22,7 @@ Both: qemu -machine q35 -cpu max, one CPU, -icount shift=0,sleep=off; the TSC co
 Same order, sizes, counts, random numbers; a quarter of each count beforehand, not counted; one byte of each area written.
 Linux: init_on_alloc=0 mitigations=off nokaslr; 20 s after boot; frames from its allocator, as ours from ours (`frames`).
 Lazy limit: 32 MiB of parked pages on both, which is Linux's for one CPU; the purges are in the counts.
+vmap: the same frames each time, which ours shows again as they were parked; vmap_fresh: none that is parked.
 Shootdowns: Linux's in a second pass, as calls of flush_tlb_kernel_range(), by a probe; ours as calls of Shootdown::flush_all.
 Instructions are not time: a TLB miss, a cache miss, `invlpg` and an interrupt to another CPU weigh one or nothing.";
 

@@ -14,6 +14,7 @@
 //! it is refused. Linux: `vm_struct::pages`, one pointer for each page, counted nowhere.
 
 mod resize;
+mod shown;
 
 use crate::bits::BitTree;
 use crate::machine::BackError;
@@ -35,6 +36,8 @@ const HEAD: usize = 6;
 const TAIL: usize = 7;
 /// Extents in a chained frame: all its words but two.
 const PER_FRAME: usize = FRAME_WORDS - 2;
+/// Words that say which area shows frames that begin with one of its hash.
+const HINTS: usize = 256;
 const FREE: u64 = 0;
 const OWNED: u64 = 1;
 const ADOPTED: u64 = 2;
@@ -48,6 +51,7 @@ pub struct Backings<'a> {
     free: BitTree<'a>,
     records: &'a [AtomicU64],
     len: usize,
+    hints: &'a [AtomicU64],
 }
 
 /// A backing being made: nobody knows it yet. Give it to [`Backings::finish`] or
@@ -62,7 +66,7 @@ impl<'a> Backings<'a> {
     /// The words that `len` backings need; an area that is mapped needs one.
     #[must_use]
     pub const fn words_needed(len: usize) -> usize {
-        BitTree::words_needed(len) + len * RECORD_WORDS
+        BitTree::words_needed(len) + HINTS + len * RECORD_WORDS
     }
 
     /// Makes all of `words` free backings.
@@ -73,8 +77,9 @@ impl<'a> Backings<'a> {
     #[must_use]
     pub fn format(words: &'a [AtomicU64], len: usize) -> Backings<'a> {
         words.iter().for_each(|w| w.store(0, Ordering::Relaxed));
-        let (hint, records) = words.split_at(BitTree::words_needed(len));
-        let backings = Backings { free: BitTree::new(hint, len), records, len };
+        let (free, words) = words.split_at(BitTree::words_needed(len));
+        let (hints, records) = words.split_at(HINTS);
+        let backings = Backings { free: BitTree::new(free, len), records, len, hints };
         (0..len).for_each(|i| backings.free.set(i));
         backings
     }

@@ -76,9 +76,9 @@ impl<'a, M: Machine> Context<'a, M> {
 
     /// The parked pages, without what other lanes have not reported yet: one load or two.
     #[inline]
-    pub(crate) fn lazy_pages_about(&self) -> Pages {
+    pub(crate) fn lazy_pages_about(&self, tally: &Tally<'_>) -> Pages {
         let counted = self.tables.counter(Counter::LazyPages).load(Ordering::Relaxed);
-        let unseen = self.tally().words[Stat::Lazy as usize].load(Ordering::Relaxed);
+        let unseen = tally.words[Stat::Lazy as usize].load(Ordering::Relaxed);
         Pages(at_least_0(counted.wrapping_add(unseen)))
     }
 

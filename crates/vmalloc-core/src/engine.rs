@@ -22,10 +22,11 @@ mod protect;
 mod realloc;
 mod remap;
 mod reserve;
+mod warm;
 
 use crate::back::{adopt, back, borrow};
 use crate::class::GRANULE_PAGES;
-use crate::context::Context;
+use crate::context::{Context, Tally};
 use crate::error::{AllocError, AttachError, EngineError, FreeError, ResizeError, ShareError};
 use crate::layout::{Geometry, Stat, Tables};
 use crate::machine::{BackError, Backing, Machine};
@@ -133,22 +134,28 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     /// Shows frames that the caller owns as one contiguous area, in the order given. The frames
-    /// stay the caller's, and must live until the area has been purged.
+    /// stay the caller's, and must live until the area has been purged: until then it shows them, and
+    /// if the same frames are to be shown again with the same rights it is taken back into use.
     ///
     /// # Errors
     ///
     /// [`AllocError`]; nothing was mapped. `Back(Unsupported)` where the machine has no frames to
     /// choose.
     pub fn vmap(&self, frames: &[Extent], prot: Prot) -> Result<Area, AllocError> {
+        if let Some(area) = self.vmap_warm(frames, prot) {
+            return Ok(area); // counted there
+        }
         let pages = frames.iter().fold(0_u64, |sum, run| sum.saturating_add(run.len.0));
         let bytes = pages.saturating_mul(crate::PAGE_SIZE as u64);
         let plan = self.plan(&mapping(bytes, prot, flags::VMAP))?;
-        self.counted(self.with_purge(&plan, || {
+        let area = self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backed = adopt(reserved, frames).map_err(AllocError::Back)?;
             let mapped = map(backed).map_err(AllocError::Map)?;
             Ok(publish(mapped))
-        }))
+        }))?;
+        self.remember(frames.first(), &area);
+        Ok(area)
     }
 
     /// Frees the area whose first byte is `addr`. Never waits, never allocates, legal with
@@ -161,8 +168,10 @@ impl<'a, M: Machine> Engine<'a, M> {
         self.free_at(addr, false)
     }
 
-    /// Unmaps what [`Engine::vmap`] or [`Engine::attach`] mapped. As `vfree`, it only parks; the
-    /// frames may be used for something else after a purge.
+    /// Takes away what [`Engine::vmap`] or [`Engine::attach`] mapped. As `vfree`, it only parks: the
+    /// pages show the frames until a purge, and any CPU that kept the address reaches them. Whoever
+    /// gives the frames to somebody who must not be reached by it calls
+    /// [`Engine::vm_unmap_aliases`] before, or [`Engine::vunmap_at_once`] instead.
     ///
     /// # Errors
     ///
@@ -332,6 +341,9 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     fn free_at(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {
+        if let Some(freed) = self.free_warm(addr, vmapped) {
+            return Ok(freed);
+        }
         let (record, state, shape) = registry::base_of(&self.context, addr)?;
         if (shape.flags & (flags::VMAP | flags::BORROWED) != 0) != vmapped {
             return Err(FreeError::WrongVerb);
@@ -347,7 +359,12 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     fn limit(&self) -> Freed {
-        Freed { over_limit: self.context.lazy_pages_about() > self.lazy_pages_max }
+        self.limit_in(&self.context.tally())
+    }
+
+    #[inline]
+    fn limit_in(&self, tally: &Tally<'_>) -> Freed {
+        Freed { over_limit: self.context.lazy_pages_about(tally) > self.lazy_pages_max }
     }
 
     fn counted(&self, area: Result<Area, AllocError>) -> Result<Area, AllocError> {

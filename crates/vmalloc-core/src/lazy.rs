@@ -32,8 +32,9 @@ use crate::units::PageRange;
 /// The most parked areas that `revive` looks at before it gives up.
 const LOOKS_MAX: usize = 64;
 
-/// Areas with one of these are purged, and never taken back into use.
-const NEVER_REVIVED: u64 =
+/// Areas with one of these are purged, and never given to whoever asks for pages of their shape. What
+/// `vmap` showed is taken back only to show the same frames (`engine/warm.rs`).
+pub(crate) const NEVER_REVIVED: u64 =
     flags::VMAP | flags::RESERVED | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
 
 /// Parks an area whose state is `from` (LIVE, DYING or BUILDING, ours to move). `false`: it was

@@ -14,6 +14,7 @@
 
 use crate::platform::{MapError, Prot};
 use crate::policy::{FramePolicy, NodeId, PolicyError};
+use crate::sync::AtomicU64;
 use crate::units::{Extent, PageRange, Pages, Pfn, Vpn};
 use core::fmt;
 use core::ops::Range;
@@ -110,6 +111,21 @@ pub trait Machine {
     ///
     /// [`BackError`]; nothing was taken.
     fn back(&self, pages: PageRange, policy: FramePolicy) -> Result<Backing, BackError>;
+
+    /// The word that says which area, plus 1, shows frames of the caller's that begin with `first`,
+    /// where the machine keeps such words. A hint: of any of the windows over the same frames, and
+    /// of whoever wrote it last.
+    fn shown_by(&self, first: Pfn) -> Option<&AtomicU64> {
+        let _ = first;
+        None
+    }
+
+    /// The pages of a backing with one user, if they show just these frames in this order. It may be
+    /// anyone's, and gone: whoever asks looks afterwards whether it was his all the time.
+    fn shows(&self, backing: Backing, frames: &[Extent]) -> Option<Pages> {
+        let _ = (backing, frames);
+        None
+    }
 
     /// Makes a backing of frames that the caller owns and keeps.
     ///

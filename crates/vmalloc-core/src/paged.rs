@@ -12,7 +12,7 @@ use crate::backing::Backings;
 use crate::machine::{BackError, Backing, FlushError, Machine, View};
 use crate::platform::{Frames, MapError, Mapper, Prot, Ram, Tlb};
 use crate::policy::{FramePolicy, NodeId, PolicyError};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::units::{Extent, ORDER_MAX, PageRange, Pages, Pfn, Vpn};
 use core::convert::Infallible;
 
@@ -186,6 +186,15 @@ impl<F: Frames, H: Hardware> Machine for Paged<'_, F, H> {
             }
         }
         Ok(Backing(self.backings.finish(draft)))
+    }
+
+    fn shown_by(&self, first: Pfn) -> Option<&AtomicU64> {
+        Some(self.backings.hint(first))
+    }
+
+    #[inline]
+    fn shows(&self, backing: Backing, frames: &[Extent]) -> Option<Pages> {
+        self.backings.shows(backing.0, frames, &self.hardware)
     }
 
     fn offer(&self, backing: Backing, generation: u64) {

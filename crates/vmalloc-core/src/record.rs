@@ -204,6 +204,15 @@ impl<'a> Record<'a> {
         State::decode(self.words[STATE].load(Ordering::SeqCst))
     }
 
+    /// The state, if it is of this kind and owner.
+    #[inline]
+    pub(crate) fn is_in(&self, kind: Kind, owner: Owner) -> Option<State> {
+        // SeqCst: as in `state`.
+        let bits = self.words[STATE].load(Ordering::SeqCst);
+        let is_it = bits & 0xffff == State::new(kind, Some(owner), 0).encode();
+        is_it.then(|| State::new(kind, Some(owner), bits >> 16))
+    }
+
     /// Whether the state is FREE. A word that we never write is not.
     #[inline]
     pub(crate) fn is_free(&self) -> bool {

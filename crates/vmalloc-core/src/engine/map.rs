@@ -11,14 +11,15 @@
 
 use super::{Engine, Freed, mapping};
 use crate::back::adopt;
-use crate::error::{AllocError, FreeError};
+use crate::error::{AllocError, FreeError, PurgeError};
 use crate::machine::{BackError, Machine};
 use crate::map::map;
 use crate::paged::{Hardware, Paged};
 use crate::platform::Frames;
 use crate::prot::{Cache, Prot, Rights};
 use crate::publish::{Area, publish};
-use crate::record::flags;
+use crate::purge::{Purged, sweep};
+use crate::record::{Kind, Record, flags};
 use crate::registry;
 use crate::request::{HUGE_PAGES, Limits};
 use crate::reserve::reserve;
@@ -39,6 +40,44 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
             return Err(AllocError::Back(BackError::NotRam { run: *run }));
         }
         self.show(frames, prot, flags::PUT_PAGES, Pages(1))
+    }
+
+    /// As [`Engine::vunmap`], and no CPU reaches the frames any more when it returns: one shootdown,
+    /// for one area. Where waiting is forbidden the area is parked, and the next purge takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]; nothing was unmapped.
+    pub fn vunmap_at_once(&self, addr: VirtAddr) -> Result<Freed, FreeError> {
+        let (record, state, shape) = registry::base_of(&self.context, addr)?;
+        if shape.flags & (flags::VMAP | flags::BORROWED) == 0 {
+            return Err(FreeError::WrongVerb);
+        }
+        if state.kind == Kind::Live && state.owner == Some(self.context.me) {
+            record.add_flags(flags::NO_REUSE);
+        }
+        self.free_record(record, state)
+    }
+
+    /// Purges all that [`Engine::vmap`] showed and `vunmap` took away, for a shootdown a 128 chunks:
+    /// no CPU reaches such frames by an old address any more. What `vfree` parked stays warm. Linux:
+    /// `vm_unmap_aliases`.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError`]; what was not purged is still parked.
+    pub fn vm_unmap_aliases(&self) -> Result<Purged, PurgeError> {
+        let mut total = Purged::default();
+        loop {
+            let shows = |record: &Record<'_>| record.flags() & flags::VMAP != 0;
+            let step = sweep(&self.context, Pages(u64::MAX), shows)?;
+            if step.areas == 0 {
+                return Ok(total);
+            }
+            total.areas += step.areas;
+            total.pages.0 += step.pages.0;
+            total.flushes += step.flushes;
+        }
     }
 
     /// Shows frames that are no RAM: a device's. [`Engine::vunmap`] takes them away. Never
