@@ -37,6 +37,8 @@ pub enum Task {
     Screenshots,
     /// Explore each lock-free piece in every order of steps, weak memory included: 3 minutes.
     Loom(proof::Options),
+    /// Explore whole verbs, with kills, in many orders of steps: 2 minutes.
+    Shuttle(proof::Options),
     /// Explore a model of the recovery with two kills: a minute.
     Stateright(proof::Options),
     /// Run the fuzzers; needs nightly and cargo-fuzz.

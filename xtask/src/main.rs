@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         cli::Task::Docs => docs_run::run_and_print(&root),
         cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),
+        cli::Task::Shuttle(options) => proof::run(&root, proof::Checker::Shuttle, &options),
         cli::Task::Stateright(options) => proof::run(&root, proof::Checker::Stateright, &options),
         cli::Task::Fuzz(options) => fuzz::run(&root, &options),
         cli::Task::Miri(options) => tools::miri(&root, &options),

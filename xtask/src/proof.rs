@@ -1,4 +1,4 @@
-//! `cargo xtask loom` and `cargo xtask stateright`: the checkers of the workspace `proof/`.
+//! `cargo xtask loom`, `shuttle` and `stateright`: the checkers of the workspace `proof/`.
 //!
 //! They build the engine's own sources with words of a checker's, so they are built apart. Each line
 //! of theirs that begins with the checker's name is a result: `--report` makes a table of them.
@@ -16,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(60 * 60);
 pub enum Checker {
     /// Every order of steps of a piece, and every value that a load may yield.
     Loom,
+    /// Orders of steps of whole verbs, with kills.
+    Shuttle,
     /// A model of the recovery.
     Stateright,
 }
@@ -34,6 +36,7 @@ impl Checker {
     fn name(self) -> &'static str {
         match self {
             Checker::Loom => "loom",
+            Checker::Shuttle => "shuttle",
             Checker::Stateright => "stateright",
         }
     }

@@ -16,3 +16,7 @@ pub(crate) mod machine;
 mod explore;
 #[cfg(loom)]
 mod pieces;
+#[cfg(shuttle)]
+mod schedule;
+#[cfg(shuttle)]
+mod verbs;

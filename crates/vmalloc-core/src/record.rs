@@ -228,7 +228,7 @@ impl<'a> Record<'a> {
     }
 
     /// What no engine does: a state without a look at the last one. For the proof's canaries.
-    #[cfg(all(test, loom))]
+    #[cfg(all(test, any(loom, shuttle)))]
     pub(crate) fn set_state(&self, state: State) {
         self.words[STATE].store(state.encode(), Ordering::SeqCst);
     }

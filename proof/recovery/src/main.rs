@@ -132,7 +132,7 @@ impl Model for Protocol {
 /// Explores one variant with up to so many kills. Whether it went as it must.
 fn explore(variant: Variant, kills_max: u8) -> bool {
     let start = Instant::now();
-    let checker = Protocol { variant, kills_max }.checker().threads(2).spawn_bfs().join();
+    let checker = Protocol { variant, kills_max }.checker().spawn_bfs().join();
     let found = checker.discoveries();
     let refuted: Vec<_> =
         found.iter().filter(|(name, _)| !name.starts_with("a recoverer")).collect();
