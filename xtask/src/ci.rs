@@ -28,6 +28,8 @@ enum Work {
     Tests(Part),
     /// Lints the test kernel, and boots it.
     Kernels,
+    /// Looks at manifests and licences.
+    Publish,
     /// Runs a check.
     Check(Check),
     /// Runs the commands of the documents.
@@ -50,6 +52,7 @@ impl Work {
             }
             Work::Bare(target) => format!("cargo {}", bare_args(target).join(" ")),
             Work::Kernels => "cargo xtask kernel".to_owned(),
+            Work::Publish => "cargo xtask publish --quick".to_owned(),
             Work::Tests(part) => format!("cargo {}", part.args().join(" ")),
             Work::Docs => "cargo xtask docs".to_owned(),
             Work::Check(check) => format!("cargo xtask check {}", check.name()),
@@ -77,6 +80,13 @@ impl Work {
                 crate::kernel::run_all(root, tally)?;
             }
             Work::Docs => crate::docs_run::run_all(root)?.into_iter().for_each(|s| tally.skip(s)),
+            Work::Publish => {
+                let before = tally.skips();
+                crate::publish::run_quick(root, tally)?;
+                if tally.skips() > before {
+                    return Ok(Done::Skipped);
+                }
+            }
             Work::Tests(part) => suite::run_part(*part, root, tally)?,
             Work::Check(check) => {
                 let report = checks::run(*check, root)?;
@@ -122,6 +132,7 @@ fn steps() -> Vec<Step> {
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
     steps.push(step("docs-run", Work::Docs));
     steps.extend(BARE_TARGETS.map(|target| step(target, Work::Bare(target))));
+    steps.push(step("publish", Work::Publish));
     steps.push(step("kernels", Work::Kernels));
     // Without the heavy peers, which are features: those are built by who measures.
     steps.push(cargo("bench-clippy", &BENCH_CLIPPY, 10));

@@ -7,6 +7,7 @@ use crate::checks::Check;
 use crate::fuzz;
 use crate::kernel;
 use crate::proof;
+use crate::publish;
 use crate::simulate;
 use crate::tools;
 use clap::{Parser, Subcommand};
@@ -55,6 +56,8 @@ pub enum Task {
     Coverage,
     /// Run every command that the documents show, as a reader would; 90 seconds at most.
     Docs,
+    /// Look whether the crates are ready to be published: packages, licences, minimum Rust, semver.
+    Publish(publish::Options),
     /// Run one check of the sources and documents, or all of them.
     Check {
         /// Which check; all of them if absent.

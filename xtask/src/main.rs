@@ -27,6 +27,7 @@ mod linux_peer;
 mod markdown;
 mod nightly;
 mod proof;
+mod publish;
 mod repo;
 mod report;
 mod run;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         cli::Task::Tsan(options) => tools::tsan(&root, &options),
         cli::Task::Mutants(options) => tools::mutants(&root, &options),
         cli::Task::Coverage => tools::coverage(&root),
+        cli::Task::Publish(options) => publish::run(&root, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {
             // Each runs, whatever the others said.

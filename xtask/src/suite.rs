@@ -112,8 +112,19 @@ impl Tally {
         }
     }
 
+    /// How many things were not done.
+    pub fn skips(&self) -> usize {
+        self.skipped.len()
+    }
+
     /// The list of what was skipped, and the closing line.
     pub fn print(&self) {
+        self.print_skips();
+        println!("{}", self.closing_line());
+    }
+
+    /// The list of what was skipped.
+    pub fn print_skips(&self) {
         if !self.skipped.is_empty() {
             println!("\nskipped, and how to get it:");
             for skip in &self.skipped {
@@ -121,7 +132,6 @@ impl Tally {
             }
             println!();
         }
-        println!("{}", self.closing_line());
     }
 
     fn closing_line(&self) -> String {

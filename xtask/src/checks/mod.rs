@@ -16,6 +16,7 @@ mod unsafe_places;
 
 use crate::repo::{Finding, Repo};
 use clap::ValueEnum;
+pub use imports::metadata;
 use std::path::Path;
 
 /// A check, by the name it has in `cargo xtask check NAME`.
