@@ -10,7 +10,7 @@ use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::rc::Rc;
+use std::sync::Arc;
 use vmalloc::Pool;
 use vmalloc::core::layout::Table;
 use vmalloc::core::{Geometry, PAGE_SIZE};
@@ -33,7 +33,7 @@ pub struct Layout {
 #[derive(Clone)]
 pub struct Image {
     /// The pages of words that have frames, ascending, and what stands in them.
-    pages: Rc<Vec<u64>>,
+    pages: Arc<Vec<u64>>,
     words: Vec<u8>,
     /// A bit a page of the window that has a frame.
     window: Vec<u64>,
@@ -82,7 +82,7 @@ impl Image {
         pages.sort_unstable();
         pages.dedup();
         let mut image =
-            Image { pages: Rc::new(pages), words: Vec::new(), window, when: "before".into() };
+            Image { pages: Arc::new(pages), words: Vec::new(), window, when: "before".into() };
         image.words = image.read(file);
         assert_eq!(
             image.blocks(),
@@ -128,7 +128,7 @@ impl Image {
         pages.extend(allocated);
         pages.sort_unstable();
         pages.dedup();
-        self.pages = Rc::new(pages);
+        self.pages = Arc::new(pages);
         self.words = self.read(file);
     }
 

@@ -31,10 +31,12 @@ pub fn let_parent_step() {
     stand_still();
 }
 
+pub(super) type Registers = nix::libc::user_regs_struct;
+
 /// A thread of a child that has stopped for us.
 pub struct Stepped {
-    thread: Pid,
-    window_base: u64,
+    pub(super) thread: Pid,
+    pub(super) window_base: u64,
 }
 
 impl Stepped {
@@ -54,66 +56,104 @@ impl Stepped {
 
     /// Steps until it stands still again; a photo of each change.
     pub fn film(&self, file: &File, layout: &Layout, first: Image) -> Film {
-        let mut now = first;
-        let mut words = now.words().to_vec();
-        let mut held = blocks(file);
-        assert_eq!(held, now.blocks());
-        let mut film = Film { images: vec![now.clone()], steps: 0 };
+        let mut camera = Camera::new(self, file, layout, first);
         loop {
-            let before = ptrace::getregs(self.thread).unwrap();
-            ptrace::step(self.thread, None).unwrap();
-            match self.wait() {
+            let before = self.regs();
+            match self.step() {
                 Signal::SIGTRAP => {}
-                Signal::SIGSTOP => return film,
-                other => panic!("{}: stopped by {other:?} after {}", film.steps, now.when),
+                Signal::SIGSTOP => return camera.film,
+                other => panic!("stopped by {other:?} after {}", camera.now.when),
             }
-            film.steps += 1;
-            if blocks(file) != held {
-                held = blocks(file);
-                self.account(&before, file, layout, &mut now, &mut film.images);
-                assert_eq!(
-                    held,
-                    now.blocks(),
-                    "frames came or went by something else than {}",
-                    now.when
-                );
-                words = now.words().to_vec();
-                now.when = format!("step {}: {}", film.steps, now.when);
-                film.images.push(now.clone());
-            }
-            now.read_into(file, &mut words);
-            if words != now.words() {
-                let before = now.words().to_vec();
-                now.set_words(&words);
-                let changed = now.differences(&before, layout).join(", ");
-                now.when = format!("step {}: {changed}", film.steps);
-                film.images.push(now.clone());
-            }
+            camera.film.steps += 1;
+            camera.look_at_frames(Some(&before));
+            camera.look_at_words();
+        }
+    }
+
+    pub(super) fn regs(&self) -> Registers {
+        ptrace::getregs(self.thread).unwrap()
+    }
+
+    /// One instruction.
+    pub(super) fn step(&self) -> Signal {
+        ptrace::step(self.thread, None).unwrap();
+        match self.wait() {
+            WaitStatus::Stopped(_, signal) => signal,
+            other => panic!("the process that is stepped through ended: {other:?}"),
+        }
+    }
+
+    pub(super) fn wait(&self) -> WaitStatus {
+        waitpid(self.thread, Some(WaitPidFlag::__WALL)).unwrap()
+    }
+}
+
+/// Takes the photos.
+pub(super) struct Camera<'a> {
+    of: &'a Stepped,
+    file: &'a File,
+    layout: &'a Layout,
+    pub(super) now: Image,
+    words: Vec<u8>,
+    held: u64,
+    pub(super) film: Film,
+}
+
+impl<'a> Camera<'a> {
+    pub(super) fn new(of: &'a Stepped, file: &'a File, layout: &'a Layout, now: Image) -> Self {
+        let (words, held) = (now.words().to_vec(), blocks(file));
+        assert_eq!(held, now.blocks());
+        let film = Film { images: vec![now.clone()], steps: 0 };
+        Camera { of, file, layout, now, words, held, film }
+    }
+
+    /// After a step from the registers `before`, or after many that were no system call: what
+    /// frames came or went.
+    pub(super) fn look_at_frames(&mut self, before: Option<&Registers>) {
+        let held = blocks(self.file);
+        if held == self.held {
+            return;
+        }
+        self.held = held;
+        self.account(before);
+        let now = &mut self.now;
+        assert_eq!(held, now.blocks(), "frames came or went by something else than {}", now.when);
+        self.words = now.words().to_vec();
+        now.when = format!("step {}: {}", self.film.steps, now.when);
+        self.film.images.push(now.clone());
+    }
+
+    /// After a step: what words changed.
+    pub(super) fn look_at_words(&mut self) {
+        self.now.read_into(self.file, &mut self.words);
+        if self.words != self.now.words() {
+            let before = self.now.words().to_vec();
+            self.now.set_words(&self.words);
+            let changed = self.now.differences(&before, self.layout).join(", ");
+            self.now.when = format!("step {}: {changed}", self.film.steps);
+            self.film.images.push(self.now.clone());
         }
     }
 
     /// The step was one that changed what the file holds: brings `now` up to date, and adds the
     /// moment at which half of it was done.
-    fn account(
-        &self,
-        before: &nix::libc::user_regs_struct,
-        file: &File,
-        layout: &Layout,
-        now: &mut Image,
-        images: &mut Vec<Image>,
-    ) {
-        let code = ptrace::read(self.thread, before.rip as ptrace::AddressType).unwrap();
-        let is_call = code & 0xffff == 0x050f;
-        let (start, len, adds) = match before.rax as i64 {
-            nix::libc::SYS_fallocate if is_call => {
+    fn account(&mut self, before: Option<&Registers>) {
+        let (layout, now) = (self.layout, &mut self.now);
+        let is_call = |before: &&Registers| {
+            let code = ptrace::read(self.of.thread, before.rip as ptrace::AddressType).unwrap();
+            code & 0xffff == 0x050f
+        };
+        let call = before.filter(is_call).map(|before| (before.rax as i64, before));
+        let (start, len, adds) = match call {
+            Some((nix::libc::SYS_fallocate, before)) => {
                 let punch = before.rsi as i32 & nix::libc::FALLOC_FL_PUNCH_HOLE != 0;
                 now.when =
                     format!("fallocate {:#x} {:#x} {:#x}", before.rsi, before.rdx, before.r10);
                 (before.rdx / PAGE, before.r10 / PAGE, !punch)
             }
-            nix::libc::SYS_madvise if is_call => {
+            Some((nix::libc::SYS_madvise, before)) => {
                 now.when = format!("madvise {:#x} {:#x} {}", before.rdi, before.rsi, before.rdx);
-                let offset = before.rdi.wrapping_sub(self.window_base);
+                let offset = before.rdi.wrapping_sub(self.of.window_base);
                 (layout.word_pages + offset / PAGE, before.rsi / PAGE, true)
             }
             _ => {
@@ -132,18 +172,11 @@ impl Stepped {
             let some = &changed[..changed.len() / 2];
             some.iter().for_each(|page| half.set_window(*page, adds));
             half.when = format!("half of {}", now.when);
-            images.push(half);
+            self.film.images.push(half);
         }
         changed.iter().for_each(|page| now.set_window(*page, adds));
         let words = pages.filter(|page| *page < layout.word_pages);
-        now.grow_words(file, layout, words);
-    }
-
-    fn wait(&self) -> Signal {
-        match waitpid(self.thread, Some(WaitPidFlag::__WALL)).unwrap() {
-            WaitStatus::Stopped(_, signal) => signal,
-            other => panic!("the process that is stepped through ended: {other:?}"),
-        }
+        now.grow_words(self.file, layout, words);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The member that is killed: what it has before the verb, and the verbs.
 
-use super::step;
+use super::{step, trap};
 use crate::peer::say;
 use crate::support::PAGE;
 use std::io::stdin;
@@ -204,7 +204,8 @@ pub fn stepped(argument: &str) {
 /// What the process does that is stepped through a recovery: the argument is the pool's path.
 pub fn recoverer(path: &str) {
     let pool = options().open(path.as_ref()).unwrap();
-    say(&format!("{} {} {}", pool.member_number(), nix::unistd::gettid(), pool.window_base()));
+    let (number, thread, base) = (pool.member_number(), nix::unistd::gettid(), pool.window_base());
+    say(&format!("{number} {thread} {base} {}", trap::system_call()));
     step::let_parent_step();
     pool.recover();
     step::stand_still();
