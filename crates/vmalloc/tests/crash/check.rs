@@ -44,7 +44,8 @@ impl Expected<'_> {
         if way == Way::Survivor {
             let not_dead_yet = keep_alive(&file, &dead);
             let pool = join(&file)?;
-            drop(not_dead_yet);
+            // By a call: a child that another thread starts just now may have the description, too.
+            dead.iter().for_each(|n| let_die(&not_dead_yet, *n));
             pool.recover();
             self.look(&pool, &file, &alive)
         } else {

@@ -201,7 +201,7 @@ fn survive_all(sample: usize) {
     let start = Instant::now();
     let only = std::env::var("VMALLOC_CRASH_VERB").unwrap_or_default();
     let mut total = Tally::default();
-    println!("verb: instructions, points of death; recoveries: instructions, points of death");
+    println!("verb: instructions, points of death; recoveries: stops, points of death");
     for number in (0..VERBS.len()).filter(|number| VERBS[*number].name.contains(&only)) {
         let tally = survive(number, sample);
         let Tally { steps, points, recoveries, recovery_steps, recovery_points, wrong } = tally;
@@ -210,20 +210,22 @@ fn survive_all(sample: usize) {
             "{name}: {steps}, {points}; {recoveries}: {recovery_steps}, {recovery_points}; wrong: {}",
             wrong.len()
         );
-        total.steps += steps + recovery_steps;
+        total.steps += steps;
+        total.recovery_steps += recovery_steps;
         total.points += points;
         total.recoveries += recoveries;
         total.recovery_points += recovery_points;
         total.wrong.extend(wrong.into_iter().map(|why| format!("{name}: {why}")));
     }
     println!(
-        "{} instructions in {:.1?}: {} points of death in verbs, {} in {} recoveries of them; all \
-         recovered from, in two ways each; wrong: {}",
+        "{} instructions, {} points of death in verbs; {} recoveries of them, {} stops, {} points \
+         of death; all recovered from, in two ways each, in {:.1?}; wrong: {}",
         total.steps,
-        start.elapsed(),
         total.points,
-        total.recovery_points,
         total.recoveries,
+        total.recovery_steps,
+        total.recovery_points,
+        start.elapsed(),
         total.wrong.len()
     );
     let first: Vec<&String> = total.wrong.iter().take(8).collect();
