@@ -24,9 +24,13 @@ struct PoolJson {
     path: String,
     made_unix_s: u64,
     capacity_bytes: u64,
+    /// What it may hold now.
+    limit_bytes: u64,
     committed_bytes: u64,
     resident_bytes: u64,
     tables_bytes: u64,
+    /// What stitched views of one process may take, by this machine's `vm.max_map_count`.
+    stitched_vmas_max: usize,
     guards: bool,
     framed: bool,
     stats: StatsJson,
@@ -40,6 +44,9 @@ struct MemberJson {
     pid: u32,
     /// Null: the kernel would not say.
     alive: Option<bool>,
+    used_bytes: u64,
+    /// Null: it has none.
+    quota_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -118,8 +125,11 @@ impl Looked {
         let members = self.pool.members();
         writeln!(out, "members{}", if members.is_empty() { ": none" } else { "" })?;
         for member in members {
-            let MemberInfo { number, pid, .. } = member;
-            writeln!(out, "  {number:<3} pid {pid:<8} {}", life(&member))?;
+            let MemberInfo { number, pid, used_bytes, quota_bytes, .. } = member;
+            let quota =
+                quota_bytes.map_or("no quota".into(), |quota| format!("of {}", Size(quota)));
+            let held = format!("{} {quota}", Size(used_bytes));
+            writeln!(out, "  {number:<3} pid {pid:<8} {held:<22} {}", life(&member))?;
         }
         writeln!(out, "areas{}", if areas.is_empty() { ": none" } else { "" })?;
         let width = io::stdout().is_terminal().then_some(COLUMNS - 2);
@@ -139,6 +149,11 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     let used = format!("{} of {}", Size(stats.used.bytes()), Size(info.capacity_bytes));
     let share = percent(stats.used.bytes(), info.capacity_bytes);
     writeln!(out, "  used      {used} ({share}) in {}", count(stats.areas as u64, "area"))?;
+    let limit = match info.limit_bytes == info.capacity_bytes {
+        true => "its capacity".into(),
+        false => format!("{} of {} capacity", Size(info.limit_bytes), Size(info.capacity_bytes)),
+    };
+    writeln!(out, "  limit     {limit}")?;
     let parked = count(stats.parked_areas as u64, "area");
     writeln!(out, "  parked    {} in {parked}", Size(stats.parked.bytes()))?;
     let tables = Size(info.tables_bytes);
@@ -150,6 +165,8 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     }
     let guards = if info.guards { "yes" } else { "no: this kernel has none before Linux 6.13" };
     writeln!(out, "  guards    {guards}")?;
+    let vmas = info.stitched_vmas_max;
+    writeln!(out, "  VMAs      3 a member; stitched views of a process may take {vmas} more")?;
     let Stats { allocs, frees, revives, flushes, attaches, failures, recovered, .. } = stats;
     writeln!(out, "  counted   {allocs} allocs ({revives} revived), {frees} frees,")?;
     writeln!(out, "            {attaches} attaches, {flushes} flushes, {failures} refused,")?;
@@ -194,15 +211,23 @@ impl PoolJson {
             token: pool.token_of(area).map(|token| token.to_string()),
             vmallocinfo: area.to_string(),
         };
-        let member = |m: MemberInfo| MemberJson { number: m.number, pid: m.pid, alive: m.alive };
+        let member = |m: MemberInfo| MemberJson {
+            number: m.number,
+            pid: m.pid,
+            alive: m.alive,
+            used_bytes: m.used_bytes,
+            quota_bytes: m.quota_bytes,
+        };
         PoolJson {
             id: format!("{:08x}", info.id),
             path: looked.path.display().to_string(),
             made_unix_s: info.made_unix_s,
             capacity_bytes: info.capacity_bytes,
+            limit_bytes: info.limit_bytes,
             committed_bytes: info.committed_bytes,
             resident_bytes: info.resident_bytes,
             tables_bytes: info.tables_bytes,
+            stitched_vmas_max: info.stitched_vmas_max,
             guards: info.guards,
             framed: info.framed,
             stats: StatsJson::of(&info.stats),

@@ -39,6 +39,8 @@ const fn counter(name: &'static str, help: &'static str, value: fn(&Pool) -> u64
 #[rustfmt::skip] // A table reads as one row a family.
 const FAMILIES: &[Family] = &[
     gauge("capacity_bytes", "What the pool may hold.", |p| p.info.capacity_bytes),
+    gauge("limit_bytes", "What it may hold now.", |p| p.info.limit_bytes),
+    gauge("stitched_vmas_max", "VMAs that stitched views of one process may take.", |p| p.info.stitched_vmas_max as u64),
     gauge("committed_bytes", "Areas, parked ones too.", |p| p.info.committed_bytes),
     gauge("resident_bytes", "Memory that the system holds for it, tables too.", |p| p.info.resident_bytes),
     gauge("tables_bytes", "Tables that were committed when it was made.", |p| p.info.tables_bytes),
@@ -91,9 +93,32 @@ pub fn print(found: &[Looked], out: &mut impl Write) -> io::Result<()> {
             writeln!(out, "vmalloc_{name}{total}{{pool=\"{id:08x}\"}} {}", value(pool))?;
         }
     }
+    let used = |m: &MemberInfo| Some(m.used_bytes);
+    by_member(out, &pools, "member_used_bytes", "Areas of a member's own.", used)?;
+    by_member(out, &pools, "member_quota_bytes", "What a member may hold.", |m| m.quota_bytes)?;
     by_state(out, &pools, "areas", "Areas, by state.", |_| 1)?;
     by_state(out, &pools, "area_bytes", "Pages of areas, by state.", |a| a.pages.len.bytes())?;
     writeln!(out, "# EOF")
+}
+
+/// A sample for each member that has such a number.
+fn by_member(
+    out: &mut impl Write,
+    pools: &BTreeMap<u32, Pool>,
+    name: &str,
+    help: &str,
+    value: impl Fn(&MemberInfo) -> Option<u64>,
+) -> io::Result<()> {
+    head(out, &format!("vmalloc_{name}"), "gauge", help)?;
+    for (id, pool) in pools {
+        for member in &pool.members {
+            let number = member.number;
+            if let Some(value) = value(member) {
+                writeln!(out, "vmalloc_{name}{{pool=\"{id:08x}\",member=\"{number}\"}} {value}")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn by_state(

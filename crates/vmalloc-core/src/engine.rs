@@ -234,8 +234,25 @@ impl<'a, M: Machine> Engine<'a, M> {
         bytes: u64,
         zeroed: bool,
     ) -> Result<Area, ResizeError> {
+        self.resize_known(id, generation, None, bytes, zeroed)
+    }
+
+    /// As [`Engine::resize`], for an owner that knows how many pages it holds: a record that says
+    /// otherwise is not believed. Pages that a hostile member made up have no frames.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]; the area is as it was.
+    pub fn resize_known(
+        &self,
+        id: AreaId,
+        generation: u64,
+        known: Option<Pages>,
+        bytes: u64,
+        zeroed: bool,
+    ) -> Result<Area, ResizeError> {
         loop {
-            match resize(&self.context, id, generation, bytes, zeroed) {
+            match resize(&self.context, id, generation, known, bytes, zeroed) {
                 Err(ResizeError::Back(e))
                     if AllocError::Back(e).purge_may_help()
                         && self.made_room(Pages::for_bytes(bytes)) => {}

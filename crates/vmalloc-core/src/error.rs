@@ -146,6 +146,13 @@ pub enum ResizeError {
         /// The generation that the handle was for.
         generation: u64,
     },
+    /// The area's record says that it has other pages than its owner knows: somebody forged it.
+    Forged {
+        /// Pages it has.
+        known: Pages,
+        /// Pages the record says.
+        recorded: Pages,
+    },
     /// The area shows frames that are not its own.
     NotMine,
     /// There is no room behind the area: it would have to move.
@@ -327,6 +334,9 @@ impl fmt::Display for ResizeError {
             ResizeError::ZeroSize => write!(f, "size 0: free the area instead"),
             ResizeError::Stale { generation } => {
                 write!(f, "generation {generation} of the area is not this member's alone")
+            }
+            ResizeError::Forged { known, recorded } => {
+                write!(f, "the record says {recorded} of an area of {known}: somebody forged it")
             }
             ResizeError::NotMine => write!(f, "the area shows frames that are not its own"),
             ResizeError::NoRoom { wanted, slot } => {

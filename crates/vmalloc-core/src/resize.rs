@@ -24,11 +24,13 @@ use crate::sync::Ordering;
 use crate::tag::Tag;
 use crate::units::{PageRange, Pages};
 
-/// Gives the tenant `generation` of area `id`, this member's alone, `bytes` bytes.
+/// Gives the tenant `generation` of area `id`, this member's alone, `bytes` bytes. If it says that
+/// it holds `known` pages, a record that says otherwise is refused.
 pub(crate) fn resize<M: Machine>(
     context: &Context<'_, M>,
     id: AreaId,
     generation: u64,
+    known: Option<Pages>,
     bytes: u64,
     zeroed: bool,
 ) -> Result<Area, ResizeError> {
@@ -46,7 +48,7 @@ pub(crate) fn resize<M: Machine>(
     if !record.step(live, building) {
         return Err(stale);
     }
-    let resized = resize_building(context, record, bytes, zeroed);
+    let resized = resize_building(context, record, known, bytes, zeroed);
     record.step(building, live);
     let shape = resized?;
     let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
@@ -78,11 +80,16 @@ pub(crate) fn note_bytes<M: Machine>(
 fn resize_building<M: Machine>(
     context: &Context<'_, M>,
     record: Record<'_>,
+    known: Option<Pages>,
     bytes: u64,
     zeroed: bool,
 ) -> Result<Shape, ResizeError> {
     let pages = Pages::for_bytes(bytes);
+    // Read once: what is checked here is what is used below.
     let shape = record.shape();
+    if let Some(known) = known.filter(|known| *known != shape.pages) {
+        return Err(ResizeError::Forged { known, recorded: shape.pages });
+    }
     // One whose protection is to be put back has frames that must not go home before that.
     let fixed = flags::VMAP | flags::BORROWED | flags::RESERVED | flags::RESET_PERMS;
     if shape.flags & fixed != 0 {

@@ -34,6 +34,8 @@ pub struct Buf {
     member: Arc<Member>,
     id: AreaId,
     generation: u64,
+    // Pages that it has: kept here, since the record may lie.
+    pages: Pages,
     // None only while it is being dropped, published or given; and for good if it could not be given,
     // and not be shown again: then it has no bytes.
     view: Option<ExclusiveView>,
@@ -73,7 +75,8 @@ struct Hold {
 
 impl Buf {
     pub(crate) fn new(member: Arc<Member>, area: &Area, view: ExclusiveView) -> Buf {
-        Buf { member, id: area.id, generation: area.generation, view: Some(view) }
+        let (id, generation, pages) = (area.id, area.generation, area.pages.len);
+        Buf { member, id, generation, pages, view: Some(view) }
     }
 
     /// Where it lies in the pool's file.

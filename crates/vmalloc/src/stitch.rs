@@ -130,12 +130,13 @@ impl Pool {
     }
 
     /// Makes one buffer with the bytes of all, in the order given, and frees them: for buffers that
-    /// are in too many pieces to be stitched. Copies, and both are there for a moment; the pieces'
-    /// frames then go back to the system.
+    /// are in too many pieces to be stitched. Copies, so the pool needs room for both for a moment;
+    /// the pieces' frames then go back to the system.
     ///
     /// # Errors
     ///
-    /// [`Unexchanged`] gives the buffers back.
+    /// [`Unexchanged`] gives the buffers back, as they were. Without room for both its error says how
+    /// many pages were wanted and how many are free.
     pub fn exchange(&self, bufs: Vec<Buf>) -> Result<Buf, Unexchanged> {
         let total = bufs.iter().fold(0_usize, |sum, buf| sum.saturating_add(buf.len()));
         let mut whole = match self.vmalloc(total) {

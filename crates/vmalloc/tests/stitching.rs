@@ -3,8 +3,9 @@
 use crate::peer::{Peer, command, say};
 use crate::support::{MIB, PAGE, Random, assert_empty};
 use std::sync::atomic::Ordering;
+use vmalloc::core::BackError;
 use vmalloc::testing::Plan;
-use vmalloc::{Frozen, Pool, Shared, StitchError, vmas};
+use vmalloc::{AllocError, Frozen, Pool, Shared, StitchError, vmas};
 
 fn filled(pool: &Pool, bytes: usize, seed: u8) -> Frozen {
     let mut buf = pool.vmalloc(bytes).unwrap();
@@ -139,6 +140,34 @@ fn pieces_are_exchanged_for_one_buffer() {
     assert!(back.bufs.iter().enumerate().all(|(i, buf)| buf.iter().all(|&b| b == i as u8)));
     drop(back);
     assert_empty(&pool);
+}
+
+/// Goal: an exchange needs room for the pieces and for the whole, and without it says so in numbers
+/// and gives the pieces back with what is in them.
+/// Method: pieces of 5 MiB in a pool of 8, then the same with one of them freed.
+#[test]
+fn an_exchange_without_room_for_both_gives_the_pieces_back() {
+    let pool = Pool::create(8 * MIB).unwrap();
+    let piece = |byte| {
+        let mut buf = pool.vmalloc(MIB as usize).unwrap();
+        buf.fill(byte);
+        buf
+    };
+    let unexchanged = pool.exchange((1..=5).map(piece).collect()).unwrap_err();
+    let AllocError::Engine(vmalloc::core::AllocError::Back(e)) = &unexchanged.error else {
+        panic!("{}", unexchanged.error);
+    };
+    let BackError::NoFrames { wanted, free } = *e else { panic!("{e}") };
+    assert_eq!((wanted.bytes(), free.bytes()), (5 * MIB, 3 * MIB));
+    let mut bufs = unexchanged.bufs;
+    for (buf, byte) in bufs.iter().zip(1..) {
+        assert!(buf.iter().all(|&b| b == byte));
+    }
+    bufs.truncate(4);
+    let whole = pool.exchange(bufs).unwrap();
+    assert!(
+        whole.chunks(MIB as usize).zip(1..).all(|(part, byte)| part.iter().all(|&b| b == byte))
+    );
 }
 
 /// Goal: a run that touches the one before it costs no VMA; when the budget is spent that is an

@@ -95,7 +95,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
             note_bytes(&self.context, area.id, area.generation, new)?
         } else {
             loop {
-                match resize(&self.context, area.id, area.generation, new, plan.zeroed) {
+                match resize(&self.context, area.id, area.generation, None, new, plan.zeroed) {
                     Err(ResizeError::Back(e))
                         if plan.may_wait
                             && AllocError::Back(e).purge_may_help()

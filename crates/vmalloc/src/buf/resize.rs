@@ -15,7 +15,7 @@ use crate::events::About;
 use crate::pool::Pool;
 use crate::trace::Op;
 use std::sync::Arc;
-use vmalloc_core::{PAGE_SIZE, Pages, Request, flags};
+use vmalloc_core::{Area, PAGE_SIZE, Pages, Request, flags};
 
 impl Buf {
     /// Gives the buffer another size where it lies: the first bytes keep their place and contents,
@@ -37,14 +37,20 @@ impl Buf {
         let stale = vmalloc_core::ResizeError::Stale { generation: self.generation };
         let view = self.view.as_mut().ok_or(ResizeError::Engine(stale))?;
         let (old, new) = (view.span().len, bytes as u64);
-        let old_pages = engine.area(self.id).map_or(0, |area| area.pages.len.0);
         let (pages, was) = (Pages::for_bytes(new).0, Pages::for_bytes(old).0);
         let claimed = self.member.claim(Pages(pages.saturating_sub(was)));
         let claimed = claimed.map_err(ResizeError::Quota)?;
         if new > 0 && new < old {
             view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
         }
-        if let Err(e) = engine.resize(self.id, self.generation, new, true) {
+        // Its pages are those it knows of: what a forged record adds to them has no frames.
+        let old_pages = self.pages.0;
+        let known = Some(self.pages);
+        let resized = engine.resize_known(self.id, self.generation, known, new, true);
+        let is_here = |area: &Area| self.member.ground.span(area.pages).start == view.span().start;
+        let stale = vmalloc_core::ResizeError::Stale { generation: self.generation };
+        let resized = resized.and_then(|area| is_here(&area).then_some(area).ok_or(stale));
+        if let Err(e) = resized.map(|area| self.pages = area.pages.len) {
             // What it let go of is still its own. If the records lied, a guard may stand in it by now,
             // and if it cannot be had back, it stays shorter.
             let whole = crate::os::Span::new(view.span().start, old);

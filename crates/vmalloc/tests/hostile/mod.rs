@@ -12,9 +12,14 @@
 mod forge;
 pub mod victim;
 
+use crate::crash::image::{HEADER_WORDS, Layout};
 use crate::peer::{Peer, command};
+use crate::support::{MIB, PAGE, file_of};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
+use vmalloc::core::layout::Table;
+use vmalloc::{Pool, ResizeError};
 
 /// How long a seed may take before it counts as hung: a thousand times what it needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -99,6 +104,37 @@ fn whatever_a_hostile_member_writes_every_verb_returns() {
     }
     findings.look(0..120, |_| false);
     findings.print(start);
+}
+
+/// Goal: a buffer takes no pages from a record that claims more than were ever committed.
+/// Method: the record of a buffer of 3 pages says 60; the buffer wants 50, for which the record
+/// would only be made shorter. Then 3, and as true as before.
+#[test]
+fn a_buffer_is_not_resized_into_pages_that_a_forged_record_claims() {
+    let pool = Pool::create(8 * MIB).unwrap();
+    let mut buf = pool.vmalloc(3 * PAGE as usize).unwrap();
+    let (file, _) = file_of(&pool);
+    // The record, by what stands in it: bytes, and pages below the guard's.
+    let records = Layout::of(&pool, &file).geometry.table(Table::Records);
+    let mut words = vec![0; records.len() * 8];
+    file.read_exact_at(&mut words, ((HEADER_WORDS + records.start) * 8) as u64).unwrap();
+    let (words, _) = words.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    let is_it = |record: &[u64]| record[1] == 3 * PAGE && record[2] & 0xffff_ffff == 3;
+    let record = words.chunks(8).position(is_it).unwrap();
+    let at = ((HEADER_WORDS + records.start + 8 * record + 2) * 8) as u64;
+    let was = words[8 * record + 2];
+    let write = |pages: u64| file.write_all_at(&pages.to_ne_bytes(), at).unwrap();
+    write(was + 57);
+    let refused = buf.resize(50 * PAGE as usize).unwrap_err();
+    let ResizeError::Engine(vmalloc::core::ResizeError::Forged { known, recorded }) = refused
+    else {
+        panic!("{refused}");
+    };
+    assert_eq!((known.0, recorded.0, buf.len() as u64), (3, 60, 3 * PAGE));
+    write(was);
+    buf.resize(PAGE as usize).unwrap();
+    assert_eq!(buf.len() as u64, PAGE);
 }
 
 /// Goal and method as above, for `VMALLOC_HOSTILE_MINUTES` (60) from seed `VMALLOC_HOSTILE_SEED`

@@ -1,4 +1,5 @@
-//! A pool that is full, a machine that is, and a tmpfs that is: an error each time, and it goes on.
+//! A pool that is full, a machine that is, a tmpfs that is, and a process that has no VMAs left for
+//! stitched views: an error each time, and it goes on.
 //!
 //! The machine's memory is a stated number, since to fill a whole machine wakes its OOM killer,
 //! which takes somebody else. The tmpfs is mounted by a child in a mount namespace of its own,
@@ -12,7 +13,7 @@ use crate::demo::plan::Random;
 use crate::failure::{Done, Failure};
 use std::path::Path;
 use std::process::Command;
-use vmalloc::{AllocError, Pool};
+use vmalloc::{AllocError, Pool, StitchError};
 
 const ROUNDS: u64 = 1000;
 
@@ -30,12 +31,57 @@ pub fn run(terms: &Terms) -> Verdict<String> {
     let pool = Pool::options().memory_bytes(bytes / 2).create(bytes)?;
     let on_machine = fill(&pool, rounds, terms.seed)?;
     check(on_machine < bytes / 2, || format!("{on_machine} bytes of half of {bytes}"))?;
+    let (rings, vmas) = at_vma_budget(rounds, terms.seed)?;
     Ok(format!(
         "{rounds} refusals each, and each time it went on: at the capacity of {bytes} bytes; where \
-         the machine has {}, at {on_machine}; on a tmpfs of 24 MiB, {}",
+         the machine has {}, at {on_machine}; with all {vmas} VMAs of the budget in {rings} rings; \
+         on a tmpfs of 24 MiB, {}",
         bytes / 2,
         on_tmpfs(rounds, terms.seed)?
     ))
+}
+
+/// Makes rings until the VMA budget of this process is spent; then is refused one, allocates, and
+/// changes one ring for another, `rounds` times. Returns how many rings there were, of how many
+/// VMAs.
+fn at_vma_budget(rounds: u64, seed: u64) -> Verdict<(usize, usize)> {
+    let mut random = Random::new(seed);
+    let pool = Pool::create(64 * MIB)?;
+    let mut buf = pool.vmalloc(4096)?;
+    buf.fill(7);
+    let area = buf.freeze().map_err(|unpublished| unpublished.error.to_string())?;
+    let mut rings = Vec::new();
+    let most = loop {
+        match area.ring() {
+            Ok(ring) => rings.push(ring),
+            Err(StitchError::Vmas { most, .. }) => break most,
+            Err(e) => return Err(Stop::from(e)),
+        }
+    };
+    for _ in 0..rounds {
+        match area.ring() {
+            Err(StitchError::Vmas { wanted, taken, most: m }) if m == most => {
+                check(taken + wanted > most, || {
+                    format!("{taken} of {most} VMAs, {wanted} wanted")
+                })?;
+            }
+            Err(e) => return Err(Stop::from(e)),
+            Ok(_) => return Err(Stop::from("a ring beyond the VMA budget")),
+        }
+        let mut buf = pool.vmalloc(4096 << random.below(10))?;
+        buf.fill(1);
+        drop(buf);
+        pool.purge_step()?;
+        drop(rings.swap_remove(random.below(rings.len() as u64) as usize));
+        let ring = area.ring()?;
+        check(ring.iter().all(|&byte| byte == 7), || "a ring of other bytes".into())?;
+        rings.push(ring);
+    }
+    let count = rings.len();
+    drop(rings);
+    area.free()?;
+    pool.verify()?;
+    Ok((count, most))
 }
 
 /// Fills the pool until it refuses; then frees one and has one of that size, and is refused again,
