@@ -48,7 +48,6 @@ impl Buf {
         let known = Some(self.pages);
         let resized = engine.resize_known(self.id, self.generation, known, new, true);
         let is_here = |area: &Area| self.member.ground.span(area.pages).start == view.span().start;
-        let stale = vmalloc_core::ResizeError::Stale { generation: self.generation };
         let resized = resized.and_then(|area| is_here(&area).then_some(area).ok_or(stale));
         if let Err(e) = resized.map(|area| self.pages = area.pages.len) {
             // What it let go of is still its own. If the records lied, a guard may stand in it by now,
