@@ -217,3 +217,102 @@ impl Ranges {
 fn has(range: &PageRange, pages: PageRange) -> bool {
     range.start <= pages.start && pages.end() <= range.end()
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::Vpn;
+    use std::cell::RefCell;
+    use std::vec::Vec;
+
+    /// Says what it was asked.
+    #[derive(Default)]
+    struct Log {
+        all: RefCell<Vec<PageRange>>,
+        local: RefCell<Vec<PageRange>>,
+    }
+
+    impl Tlb for Log {
+        fn publish(&self, _: PageRange) {}
+
+        fn flush_all_cpus(&self, ranges: &[PageRange]) {
+            self.all.borrow_mut().extend(ranges);
+        }
+
+        fn flush_local(&self, range: PageRange) {
+            self.local.borrow_mut().push(range);
+        }
+
+        fn may_wait(&self) -> bool {
+            true
+        }
+    }
+
+    fn pages(start: u64, len: u64) -> PageRange {
+        PageRange { start: Vpn(start), len: Pages(len) }
+    }
+
+    fn pending(ranges: &[PageRange]) -> PendingFlush {
+        let each = ranges.iter().map(|range| PendingFlush::parked(*range));
+        each.fold(PendingFlush::empty(), |all, one| all.join(&one))
+    }
+
+    /// Goal: a flush covers runs that lie wholly in one of its ranges, and no others: whoever asks
+    /// gets no page back that was not shot down.
+    /// Method: runs inside, at both ends, one page past each, across two ranges, elsewhere.
+    #[test]
+    fn a_flush_covers_what_was_flushed_and_no_page_more() {
+        let (tlb, ranges) = (Log::default(), [pages(10, 5), pages(20, 4)]);
+        let flushed = pending(&ranges).shoot_down(&tlb);
+        let local = pending(&ranges).flush_local(&tlb);
+        assert_eq!((&tlb.all.borrow()[..], &tlb.local.borrow()[..]), (&ranges[..], &ranges[..]));
+        for (run, is_covered) in [
+            (pages(10, 5), true),
+            (pages(10, 1), true),
+            (pages(14, 1), true),
+            (pages(20, 4), true),
+            (pages(9, 2), false),
+            (pages(14, 2), false),
+            (pages(8, 20), false),
+            (pages(13, 8), false),
+            (pages(30, 1), false),
+            (pages(1, 1), false),
+        ] {
+            assert_eq!(flushed.covers(run), is_covered, "{run}");
+            assert_eq!(local.covers(run), is_covered, "{run}");
+            // A hint is where to look first, whatever it is.
+            for hint in [0, 1, 2, BATCH] {
+                assert_eq!(flushed.covers_at(hint, run), is_covered, "{run}, {hint}");
+            }
+        }
+    }
+
+    /// Goal: there is something to flush as soon as there is a range, and not before.
+    #[test]
+    fn an_obligation_is_empty_until_something_was_unmapped() {
+        assert!(PendingFlush::empty().is_empty());
+        assert!(!pending(&[pages(1, 1)]).is_empty());
+    }
+
+    /// Goal: neighbours become one range, whichever comes first, also over one range in between;
+    /// others stay apart.
+    #[test]
+    fn ranges_that_touch_become_one() {
+        let merged = |ranges: &[PageRange]| {
+            let tlb = Log::default();
+            pending(ranges).shoot_down(&tlb);
+            tlb.all.into_inner()
+        };
+        assert_eq!(merged(&[pages(10, 5), pages(15, 2)]), [pages(10, 7)]);
+        assert_eq!(merged(&[pages(15, 2), pages(10, 5)]), [pages(10, 7)]);
+        let apart = [pages(10, 5), pages(16, 2)];
+        assert_eq!(merged(&apart), apart);
+        let over_one = [pages(10, 5), pages(40, 1), pages(15, 2)];
+        assert_eq!(merged(&over_one), [pages(10, 7), pages(40, 1)]);
+        // Further back nobody looks: it costs a range, not a page.
+        let far = [pages(10, 5), pages(40, 1), pages(50, 1), pages(15, 2)];
+        assert_eq!(merged(&far), far);
+    }
+}

@@ -6,12 +6,14 @@
 //! 2. the crate roots in [`FORBIDDING`] forbid it to themselves;
 //! 3. directly above the statement of each unsafe block or impl stands a comment that begins with
 //!    `SAFETY:` and holds a step `1.`;
-//! 4. SAFETY.md has a table row `` | `path` | blocks | … `` for each file that holds the word, and
-//!    `blocks` is the number of unsafe blocks in it.
+//! 4. SAFETY.md has a table row `` | `path` | blocks | why | what would notice | `` for each file that
+//!    holds the word, `blocks` is the number of unsafe blocks in it, and the last cell names tests
+//!    that exist, or a `cargo xtask` command. (Which commands there are, the check of the documents
+//!    knows.)
 
 use crate::repo::{Finding, Repo};
-use crate::source::Source;
-use std::collections::BTreeMap;
+use crate::source::{Source, is_word};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The files and directories (with `/` at the end) that may hold unsafe code, and what for.
 const PLACES: &[(&str, &str)] = &[
@@ -110,19 +112,23 @@ fn compare(repo: &Repo, census: &BTreeMap<&str, (usize, usize)>, findings: &mut 
         if !census.is_empty() {
             let rows: String = census
                 .iter()
-                .map(|(path, (blocks, _))| format!("\n  | `{path}` | {blocks} | why it is here |"))
+                .map(|(path, (blocks, _))| format!("\n  | `{path}` | {blocks} | why | `a_test` |"))
                 .collect();
             let what = format!("does not exist, but there is unsafe code; its census:{rows}");
             findings.push(Finding::new(CENSUS, 0, what));
         }
         return;
     };
+    let names = names(repo);
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let Some((path, blocks)) = row(line) else { continue };
         let mut found = |what| findings.push(Finding::new(CENSUS, index + 1, what));
         if rows.insert(path, index + 1).is_some() {
             found(format!("a second row for {path}"));
+        }
+        if let Err(what) = notices(line, &names) {
+            found(format!("{path}: {what}"));
         }
         match census.get(path) {
             None => found(format!("{path} holds no unsafe code: remove the row")),
@@ -134,9 +140,41 @@ fn compare(repo: &Repo, census: &BTreeMap<&str, (usize, usize)>, findings: &mut 
     }
     for (path, (blocks, line)) in census {
         if !rows.contains_key(path) {
-            let what = format!("not in SAFETY.md: add `` | `{path}` | {blocks} | why | ``");
+            let what = format!(
+                "not in SAFETY.md: add `` | `{path}` | {blocks} | why | `a_test_that_would_notice` | ``"
+            );
             findings.push(Finding::new(path, *line, what));
         }
+    }
+}
+
+/// The names of all functions, and of what stands alone in a string: the kernel's cases.
+fn names(repo: &Repo) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for (_, text) in repo.files(".rs") {
+        let words = |text: &'_ str| text.split(|c: char| !is_word(c)).next().unwrap_or("").len();
+        for (at, start) in text.match_indices("fn ") {
+            let rest = &text[at + start.len()..];
+            names.insert(&rest[..words(rest)]);
+        }
+        names.extend(text.split('"').filter(|part| part.len() < 100 && part.chars().all(is_word)));
+    }
+    names
+}
+
+/// Whether the last cell of a census row names what would notice a mistake: each name in backticks
+/// must be one of `names`, or a command of ours.
+fn notices(row: &str, names: &BTreeSet<&str>) -> Result<(), String> {
+    let cells: Vec<&str> = row.trim().trim_matches('|').split('|').collect();
+    let cell = cells.get(3).copied().unwrap_or_default();
+    let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+    if named.is_empty() {
+        return Err("no test is named that would notice a mistake".to_owned());
+    }
+    let is_there = |name: &str| name.starts_with("cargo xtask ") || names.contains(name);
+    match named.into_iter().find(|name| !is_there(name)) {
+        Some(name) => Err(format!("`{name}` is no test that there is")),
+        None => Ok(()),
     }
 }
 
@@ -161,7 +199,7 @@ mod tests {
 
     /// The findings for one file in a place for unsafe code, with a census that agrees.
     fn found_in_place(text: &str, blocks: usize) -> Vec<String> {
-        found(&[(OS, text), (CENSUS, &format!("| `{OS}` | {blocks} | why |"))])
+        found(&[(OS, text), (CENSUS, &format!("| `{OS}` | {blocks} | why | `cargo xtask miri` |"))])
     }
 
     /// Goal: outside the named places the word alone is a finding, in a test too.
@@ -231,10 +269,29 @@ mod tests {
         assert!(found(&[(OS, PROVEN)])[0].contains(&format!("| `{OS}` | 1 |")));
         assert!(found_in_place(PROVEN, 2)[0].contains("holds 1 unsafe blocks, not 2"));
         assert!(found(&[(OS, PROVEN), (CENSUS, "# Safety\n")])[0].contains("not in SAFETY.md"));
-        let twice = format!("| `{OS}` | 1 | a |\n| `{OS}` | 1 | b |\n");
+        let twice = format!(
+            "| `{OS}` | 1 | a | `cargo xtask miri` |\n| `{OS}` | 1 | b | `cargo xtask miri` |\n"
+        );
         assert!(found(&[(OS, PROVEN), (CENSUS, &twice)])[0].contains("a second row"));
-        let gone = "| `crates/vmalloc/src/os/gone.rs` | 3 | why |\n";
+        let gone = "| `crates/vmalloc/src/os/gone.rs` | 3 | why | `cargo xtask asan` |\n";
         assert!(found(&[(CENSUS, gone)])[0].contains("SAFETY.md:1: crates/vmalloc/src/os/gone.rs"));
         assert_eq!(found(&[]), [""; 0]);
+    }
+
+    /// Goal: a row that names no test, or one that there is not, is found; a test or a command that
+    /// there is passes.
+    #[test]
+    fn a_row_without_a_test_that_would_notice_is_found() {
+        let proven = format!("fn a_rule_holds() {{}}\n(\"a_case\", f)\n{PROVEN}");
+        let with = |cell: &str| {
+            let row = format!("| `{OS}` | 1 | why |{cell}");
+            found(&[(OS, &proven), (CENSUS, &row)])
+        };
+        for good in [" `a_rule_holds` |", " `a_case`, `cargo xtask miri` |"] {
+            assert_eq!(with(good), [""; 0], "{good}");
+        }
+        assert!(with("")[0].contains("no test is named"));
+        assert!(with(" a_rule_holds |")[0].contains("no test is named"));
+        assert!(with(" `a_rule_hold` |")[0].contains("`a_rule_hold` is no test"));
     }
 }

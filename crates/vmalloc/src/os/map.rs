@@ -234,6 +234,8 @@ impl Drop for Mapping {
 
     #[cfg(not(miri))]
     fn drop(&mut self) {
+        // Others may be mapped there next.
+        crate::os::poison::wake(self, Span::new(0, self.bytes));
         if *self.is_lost.get_mut() {
             return;
         }

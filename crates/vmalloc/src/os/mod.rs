@@ -55,6 +55,7 @@ pub(crate) mod open;
 pub(crate) mod pagemap;
 pub(crate) mod passing;
 pub(crate) mod place;
+mod poison;
 pub(crate) mod seal;
 pub(crate) mod shown;
 pub(crate) mod stitch;

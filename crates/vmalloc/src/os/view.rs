@@ -25,7 +25,7 @@ mod resize;
 use crate::os::claims::{Sharing, Taken};
 use crate::os::file::PunchError;
 use crate::os::map::Mapping;
-use crate::os::{PAGE_BYTES, RangeError, Span, copy};
+use crate::os::{PAGE_BYTES, RangeError, Span, copy, poison};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -102,6 +102,7 @@ impl Claim {
             Some(how) => mapping.claims.take_counted(first, len, how),
         }
         .map_err(|Taken| ViewError::Taken { span })?;
+        poison::wake(mapping, span);
         Ok(Claim { mapping: Arc::clone(mapping), span, sharing })
     }
 
@@ -134,7 +135,10 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let (first, len) = pages(self.span);
         match self.sharing {
-            None => self.mapping.claims.put(first, len),
+            None => {
+                poison::poison(&self.mapping, self.span);
+                self.mapping.claims.put(first, len);
+            }
             Some(_) => self.mapping.claims.put_counted(first),
         }
     }
@@ -245,7 +249,9 @@ impl Mapping {
     pub(in crate::os) fn hold(&self, span: Span) -> Result<(), ViewError> {
         span.within_aligned(self.bytes(), PAGE_BYTES).map_err(ViewError::Range)?;
         let (first, len) = pages(span);
-        self.claims.take(first, len).map_err(|Taken| ViewError::Taken { span })
+        self.claims.take(first, len).map_err(|Taken| ViewError::Taken { span })?;
+        poison::wake(self, span);
+        Ok(())
     }
 
     /// Ends what [`Mapping::hold`] began.

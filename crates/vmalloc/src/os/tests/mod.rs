@@ -5,6 +5,8 @@
 //! is not set. A test that cannot run here says so by [`skip`].
 
 mod bell;
+#[cfg(canary)]
+mod canary;
 mod claims;
 mod file;
 mod map;

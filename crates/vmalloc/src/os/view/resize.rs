@@ -9,9 +9,9 @@
 //! this one still shows. Shared views only grow: a slice that somebody has of one stays good.
 
 use super::{ExclusiveView, SharedView, ViewError, pages};
-use crate::os::Span;
 use crate::os::claims::Taken;
 use crate::os::map::Mapping;
+use crate::os::{Span, poison};
 
 impl ExclusiveView {
     /// Shows `len` bytes from its first on. What is shorter lets go of whole pages at once; what is
@@ -28,6 +28,7 @@ impl ExclusiveView {
         if new > old {
             let taken = claim.mapping.claims.take(first + old, new - old);
             taken.map_err(|Taken| ViewError::Taken { span })?;
+            poison::wake(&claim.mapping, span);
         } else if new < old {
             claim.mapping.claims.shorten(first, old, new);
         }
@@ -62,7 +63,11 @@ impl Mapping {
         span.within(self.bytes()).map_err(ViewError::Range)?;
         let (first, len) = pages(span);
         let grown = self.claims.lengthen_counted(first, len);
-        grown.map(drop).map_err(|Taken| ViewError::Taken { span })
+        let is_grown = grown.map_err(|Taken| ViewError::Taken { span })?;
+        if is_grown {
+            poison::wake(self, span);
+        }
+        Ok(())
     }
 
     /// How many pages the published views have that begin at byte `start`; 0 if there are none.
