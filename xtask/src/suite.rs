@@ -52,6 +52,8 @@ impl Part {
             Part::Tests => &[
                 "test",
                 "--workspace",
+                "--features",
+                "vmalloc-bare/lock_api",
                 "--no-fail-fast",
                 "--lib",
                 "--bins",

@@ -334,7 +334,7 @@ impl<'a> Tables<'a> {
     }
 
     /// A member's counts of events in one of its lanes; `owner` is 1 to `members`.
-    #[inline]
+    #[inline(always)] // twice a call of the short ways
     pub(crate) fn lane(&self, owner: usize, lane: usize) -> &'a [AtomicU64; LANE_WORDS] {
         let (lanes, _) = self.words[self.at.stats..].as_chunks();
         &lanes[(owner - 1) * LANES + lane % LANES]

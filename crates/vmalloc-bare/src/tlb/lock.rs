@@ -123,4 +123,20 @@ mod tests {
     fn who_holds_the_lock_has_what_it_guards_to_himself() {
         assert_eq!(count(&SpinLock::new()), 2);
     }
+
+    /// Goal: the adapter is the lock that it wraps: taken once, by one thread at a time.
+    #[cfg(feature = "lock_api")]
+    #[test]
+    fn lock_of_the_lock_api_kind_is_tried_taken_and_released() {
+        use lock_api::RawMutex as _;
+
+        let lock = LockApi(parking_lot::RawMutex::INIT);
+        assert!(lock.try_lock() && lock.0.is_locked());
+        assert!(!lock.try_lock(), "taken twice");
+        // SAFETY:
+        // 1. Taken two lines above, and by nobody else.
+        unsafe { lock.unlock() };
+        assert!(!lock.0.is_locked());
+        assert_eq!(count(&lock), 2);
+    }
 }
