@@ -9,6 +9,7 @@
 mod budget;
 mod conformance;
 mod crash;
+mod each_point;
 mod each_step_fails;
 mod examples;
 mod fragmentation;
