@@ -112,10 +112,10 @@ pub fn resident(pool: &Pool) -> u64 {
     pool.info().resident_bytes
 }
 
-/// The pool's file, and where in it the window begins.
+/// The pool's file, and where in it the window begins; a framed pool's is not in the file.
 pub fn file_of(pool: &Pool) -> (File, u64) {
     let file = File::from(pool.as_fd().try_clone_to_owned().unwrap());
-    let window = file.metadata().unwrap().len() - pool.info().stats.window.bytes();
+    let window = file.metadata().unwrap().len().saturating_sub(pool.info().stats.window.bytes());
     (file, window)
 }
 

@@ -12,8 +12,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use vmalloc::Pool;
+use vmalloc::core::frames::Buddy;
 use vmalloc::core::layout::Table;
-use vmalloc::core::{Geometry, PAGE_SIZE};
+use vmalloc::core::{Geometry, PAGE_SIZE, Pages};
 
 /// Words of header before the engine's.
 pub const HEADER_WORDS: usize = 1024;
@@ -24,9 +25,11 @@ const LOCKS_AT: i64 = 1 << 60;
 #[derive(Clone, Copy)]
 pub struct Layout {
     pub geometry: Geometry,
-    /// Pages before the window.
+    /// Pages before the window, or before the frames.
     pub word_pages: u64,
+    /// Pages behind those in the file: the window's, or of a framed pool the frames.
     pub window_pages: u64,
+    pub is_framed: bool,
 }
 
 /// One moment of a pool.
@@ -48,14 +51,33 @@ impl Layout {
             u64::from_ne_bytes(bytes) as usize
         };
         let geometry = Geometry { granules: word(4), small_granules: word(5), members: word(6) };
-        let window_pages = pool.info().stats.window.0;
-        assert_eq!(geometry.pages().0, window_pages);
+        let info = pool.info();
+        assert_eq!(geometry.pages(), info.stats.window);
+        let is_framed = info.framed;
+        let frames = info.capacity_bytes.next_multiple_of(2 << 20) / PAGE;
+        let window_pages = if is_framed { frames } else { info.stats.window.0 };
         let word_pages = file.metadata().unwrap().len() / PAGE - window_pages;
-        Layout { geometry, word_pages, window_pages }
+        Layout { geometry, word_pages, window_pages, is_framed }
+    }
+
+    /// The pages of the words about frames, all there from the start: of a framed pool.
+    fn frame_tables(&self) -> std::ops::Range<u64> {
+        if !self.is_framed {
+            return 0..0;
+        }
+        let pages = |words: usize| words.div_ceil(512) as u64;
+        let start = pages(HEADER_WORDS) + pages(self.geometry.words());
+        let bits = pages(Buddy::words_needed(Pages(self.window_pages)));
+        let owners = pages(self.window_pages as usize);
+        start..start + bits + owners + pages(self.geometry.pages().0 as usize)
     }
 
     /// What word of the file this is.
     pub fn name(&self, at: usize) -> String {
+        let tables = self.frame_tables();
+        if tables.contains(&(at as u64 / 512)) {
+            return format!("frames {}", at - tables.start as usize * 512);
+        }
         let engine = at.checked_sub(HEADER_WORDS).and_then(|at| self.geometry.table_of(at));
         match engine {
             Some((Table::Records, at)) => format!("record {} word {}", at / 8, at % 8),
@@ -75,9 +97,15 @@ impl Image {
     pub fn of(pool: &Pool, file: &File, layout: &Layout) -> Image {
         let mut window = vec![0; layout.window_pages.div_ceil(64) as usize];
         for area in pool.areas() {
-            (area.pages.start.0..area.pages.end().0).for_each(|p| set(&mut window, p, true));
+            if !layout.is_framed {
+                (area.pages.start.0..area.pages.end().0).for_each(|p| set(&mut window, p, true));
+            }
+        }
+        if layout.is_framed {
+            (0..layout.window_pages).for_each(|p| set(&mut window, p, true));
         }
         let mut pages: Vec<u64> = (0..pool.info().tables_bytes / PAGE).collect();
+        pages.extend(layout.frame_tables());
         pages.extend(data_pages(file, layout));
         pages.sort_unstable();
         pages.dedup();
