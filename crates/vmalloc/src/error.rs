@@ -30,6 +30,15 @@ pub enum CreateError {
         /// What was asked for.
         bytes: u64,
     },
+    /// There is something in the file already: its first page is not zero.
+    NotEmpty,
+    /// The memory does not even hold the tables, for so many members and such a window.
+    NoRoom {
+        /// Its bytes.
+        bytes: u64,
+        /// What tables and one page take.
+        needed: u64,
+    },
     /// The operating system refused.
     Os(Source),
 }
@@ -235,6 +244,14 @@ impl fmt::Display for CreateError {
             CreateError::Window { bytes } => write!(
                 f,
                 "a window of {bytes} bytes: twice the capacity, up to what it has by default"
+            ),
+            CreateError::NotEmpty => {
+                write!(f, "the file holds something: its first page must be zero")
+            }
+            CreateError::NoRoom { bytes, needed } => write!(
+                f,
+                "{bytes} bytes of memory, of which the tables take {needed}: fewer members or a \
+                 shorter window take less"
             ),
             CreateError::Os(e) => write!(f, "the pool was not made: {e}"),
         }

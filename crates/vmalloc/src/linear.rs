@@ -84,7 +84,7 @@ impl Ground {
         let layout = Layout::new(shape.geometry)?;
         let mut guards = Guards::new(shape.geometry.granules)?;
         let (mapping, shown) = if shape.is_framed {
-            let mapping = Mapping::framed(file, shape.window_bytes())?;
+            let mapping = Mapping::framed(file, data, shape.window_bytes())?;
             // What is not shown faults by itself.
             guards = guards.without_markers();
             let shown = Shown::new(Arc::clone(&mapping), words_bytes)?;

@@ -10,16 +10,17 @@ use crate::framed;
 use crate::header::{CAPACITY_MAX, HEADER_BYTES, Header, Shape};
 use crate::linear::{Ground, allocate};
 use crate::member::Member;
-use crate::os::Span;
 use crate::os::commit::{Grain, commit};
 use crate::os::file::PoolFile;
+use crate::os::map::{Mapping, check_pages};
 use crate::os::memory::Headroom;
 use crate::os::open::{Accept, Owner as FileOwner};
+use crate::os::{PAGE_BYTES, Span};
 use crate::pool::Pool;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use vmalloc_core::Pages;
 
@@ -147,6 +148,63 @@ impl Options {
         })
     }
 
+    /// Makes a framed pool of the file at `path`, all of it: memory that somebody set aside, what a
+    /// hypervisor shares with its guests, say. It must lie on tmpfs and be this user's alone, and its
+    /// first page must be zero: what else is there is overwritten.
+    ///
+    /// Tables are taken off: the more, the more [`Options::members`] there can be and the longer the
+    /// [`Options::window_bytes`]. What the pool may hold then,
+    /// [`Info::capacity_bytes`](crate::Info::capacity_bytes) says.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; if the file is not empty, it was not touched.
+    pub fn create_in(&self, path: &Path) -> Result<Pool, CreateError> {
+        let file = PoolFile::open_path(path, &self.accept());
+        let file = file.map_err(|e| CreateError::Os(Box::new(e)))?;
+        let mut first = [0; HEADER_BYTES as usize];
+        if !file.read_at(0, &mut first) || first.iter().any(|byte| *byte != 0) {
+            return Err(CreateError::NotEmpty);
+        }
+        let shape = self.shape_in(file.bytes())?;
+        self.make_in(file, shape)
+    }
+
+    /// The framed shape with the most frames that takes no more than `bytes`.
+    fn shape_in(&self, bytes: u64) -> Result<Shape, CreateError> {
+        let options = Options { is_framed: true, ..self.clone() };
+        let mut capacity = bytes;
+        loop {
+            let shape = options.shape(capacity)?;
+            let needed = shape.file_bytes();
+            if needed <= bytes {
+                return Ok(shape);
+            }
+            let over = needed - bytes;
+            capacity = capacity.saturating_sub(over.next_multiple_of(PAGE_BYTES));
+            if capacity == 0 {
+                return Err(CreateError::NoRoom { bytes, needed });
+            }
+        }
+    }
+
+    /// Makes a framed pool in memory that may hold anything.
+    fn make_in(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {
+        let os = |e: crate::error::Source| CreateError::Os(e);
+        check_pages(&file).map_err(|e| os(Box::new(e)))?;
+        // What is a hole becomes memory: from here on all of it is.
+        let all = Span::new(0, shape.file_bytes());
+        self.headroom().take(all.len, all.len).map_err(|e| os(Box::new(e)))?;
+        allocate(&file, all).map_err(|e| os(Box::new(e)))?;
+        let file = Arc::new(file);
+        let mapping =
+            Mapping::framed(Arc::clone(&file), all.len, 0).map_err(|e| os(Box::new(e)))?;
+        let words = mapping.words(0, (all.len / 8) as usize).map_err(|e| os(Box::new(e)))?;
+        words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        drop(mapping);
+        self.finish(file, shape, self.headroom())
+    }
+
     /// Opens the pool at `path`, which may also be another process's `/proc/PID/fd/N`.
     ///
     /// # Errors
@@ -207,6 +265,9 @@ impl Options {
 
     fn make(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {
         let os = |e: crate::error::Source| CreateError::Os(e);
+        if shape.is_framed {
+            check_pages(&file).map_err(|e| os(Box::new(e)))?;
+        }
         let flat = Span::new(0, shape.flat_bytes());
         let headroom = self.headroom();
         headroom.take(flat.len, flat.len).map_err(|e| os(Box::new(e)))?;
@@ -217,12 +278,28 @@ impl Options {
             let tables = Span::new(start, Shape::words_offset(words.end) - start);
             headroom.take(tables.len, tables.len).map_err(|e| os(Box::new(e)))?;
             allocate(&file, tables).map_err(|e| os(Box::new(e)))?;
-        }
-        let ground = Ground::new(Arc::new(file), shape, headroom).map_err(os)?;
-        if shape.is_framed {
+            let file = Arc::new(file);
+            let mapping = Mapping::framed(Arc::clone(&file), shape.file_bytes(), 0);
+            let mapping = mapping.map_err(|e| os(Box::new(e)))?;
             let frames = Span::new(shape.words_bytes(), shape.capacity.bytes());
-            let committed = commit(&ground.mapping, frames, Grain::Huge, &ground.headroom);
+            let _ = mapping.advise_huge(frames);
+            let committed = commit(&mapping, frames, Grain::Huge, &headroom);
             committed.map_err(|e| os(Box::new(e)))?;
+            return self.finish(file, shape, headroom);
+        }
+        self.finish(Arc::new(file), shape, headroom)
+    }
+
+    /// Puts the header in its place, behind which all tables are zero, and joins.
+    fn finish(
+        &self,
+        file: Arc<PoolFile>,
+        shape: Shape,
+        headroom: Headroom,
+    ) -> Result<Pool, CreateError> {
+        let os = |e: crate::error::Source| CreateError::Os(e);
+        let ground = Ground::new(file, shape, headroom).map_err(os)?;
+        if shape.is_framed {
             framed::format(ground.header(), &shape);
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());

@@ -57,15 +57,20 @@ pub struct Mount(pub PathBuf);
 impl Mount {
     /// Mounts one with these options; `None`, and the skip is told, where that is impossible.
     pub fn new(what: &str, options: &str) -> Option<Mount> {
+        Mount::of(what, "tmpfs", options)
+    }
+
+    /// The same of another file system.
+    pub fn of(what: &str, kind: &str, options: &str) -> Option<Mount> {
         if !is_root() {
-            skip(what, "mounting a tmpfs needs root", "run the tests as root");
+            skip(what, &format!("mounting a {kind} needs root"), "run the tests as root");
             return None;
         }
         let folder = std::env::temp_dir().join(Scratch::new("mount").0.file_name().unwrap());
         std::fs::create_dir(&folder).unwrap();
         let mount = Mount(folder);
         let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&mount.0);
+        command.args(["-t", kind, "-o", options, kind]).arg(&mount.0);
         match command.output() {
             Ok(output) if output.status.success() => Some(mount),
             failed => {

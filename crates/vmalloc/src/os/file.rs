@@ -257,6 +257,18 @@ impl PoolFile {
         Ok(u64::try_from(stat(self.fd.as_fd())?.st_blocks).unwrap_or(0) * 512)
     }
 
+    /// The size of the pages by which the file can be mapped: a huge page's on hugetlbfs.
+    ///
+    /// # Errors
+    ///
+    /// What `fstatfs` said.
+    pub(crate) fn page_bytes(&self) -> Result<usize, Errno> {
+        fail::point("fstatfs")?;
+        let stat = rustix::fs::fstatfs(&self.fd)?;
+        let is_huge = u64::from(stat.f_type as u32) == libc::HUGETLBFS_MAGIC as u64;
+        Ok(if is_huge { stat.f_bsize as usize } else { crate::os::PAGE_BYTES as usize })
+    }
+
     /// Copies bytes of the file from `offset` on, past the mapping. `false`: they were not to be
     /// had, all of them.
     pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> bool {

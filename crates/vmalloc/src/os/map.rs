@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub(crate) enum MapError {
-    /// The kernel's pages do not have 4096 bytes.
+    /// The kernel's pages do not have 4096 bytes, or of a framed pool those of the file.
     PageSize { page_bytes: usize },
     /// The file's size is not a multiple of the page size.
     FileSize { bytes: u64 },
@@ -59,7 +59,10 @@ impl fmt::Display for MapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MapError::PageSize { page_bytes } => {
-                write!(f, "the kernel's pages have {page_bytes} bytes; expected 4096")
+                write!(
+                    f,
+                    "the kernel's pages, or the file's, have {page_bytes} bytes; expected 4096"
+                )
             }
             MapError::FileSize { bytes } => {
                 write!(f, "the pool file has {bytes} bytes, not a multiple of 4096")
@@ -117,25 +120,33 @@ impl Mapping {
         if !words_bytes.is_multiple_of(PAGE_BYTES) || words_bytes > bytes {
             return Err(MapError::WordsSize { words_bytes, bytes });
         }
-        Mapping::of_file(file, words_bytes, bytes)
+        Mapping::of_file(file, bytes, words_bytes, bytes)
     }
 
-    /// Maps the whole of a framed pool's `file` for [`Mapping::words`], and reserves `window_bytes`
-    /// of addresses behind it for views, which show nothing yet. Else as [`Mapping::new`].
+    /// Maps the first `words_bytes` of a framed pool's `file`, frames and all, for
+    /// [`Mapping::words`], and reserves `window_bytes` of addresses behind it for views, which show
+    /// nothing yet. Else as [`Mapping::new`].
     ///
     /// # Errors
     ///
     /// [`MapError`].
-    pub(crate) fn framed(file: Arc<PoolFile>, window_bytes: u64) -> Result<Arc<Mapping>, MapError> {
-        let words_bytes = file.bytes();
-        if !(words_bytes | window_bytes).is_multiple_of(HUGE_BYTES) {
-            return Err(MapError::FileSize { bytes: words_bytes });
+    pub(crate) fn framed(
+        file: Arc<PoolFile>,
+        words_bytes: u64,
+        window_bytes: u64,
+    ) -> Result<Arc<Mapping>, MapError> {
+        if !words_bytes.is_multiple_of(HUGE_BYTES) || words_bytes > file.bytes() {
+            return Err(MapError::WordsSize { words_bytes, bytes: file.bytes() });
         }
-        Mapping::of_file(file, words_bytes, words_bytes.saturating_add(window_bytes))
+        check_pages(&file)?;
+        let bytes = words_bytes.saturating_add(window_bytes);
+        Mapping::of_file(file, words_bytes, words_bytes, bytes)
     }
 
+    /// Maps the first `file_bytes` of the file, which has them, in a place of `bytes`, no fewer.
     fn of_file(
         file: Arc<PoolFile>,
+        file_bytes: u64,
         words_bytes: u64,
         bytes: u64,
     ) -> Result<Arc<Mapping>, MapError> {
@@ -149,7 +160,7 @@ impl Mapping {
         // Whole huge pages, so that address ≡ offset modulo 2 MiB whatever the words take.
         let aligned_at = words_bytes & !(HUGE_BYTES - 1);
         let reserved = Reservation::new(bytes, aligned_at).map_err(os("mmap to reserve"))?;
-        let base = reserved.map_file(&file).map_err(os("mmap of the file"))?;
+        let base = reserved.map_file(&file, file_bytes).map_err(os("mmap of the file"))?;
         let huge_way = HugeWay::of(&file);
         let is_lost = AtomicBool::new(false);
         let mapping = Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims };
@@ -162,7 +173,7 @@ impl Mapping {
         self.base.as_ptr().addr()
     }
 
-    /// The size of the mapping in bytes, the same as the file's.
+    /// The size of the mapping in bytes: the file's, or of a framed pool its window's besides.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -222,7 +233,8 @@ impl Mapping {
 
     fn skip_in_dumps(&self) -> Result<(), Errno> {
         fail::point("dontdump")?;
-        self.advise(Span::new(0, self.file.bytes()), libc::MADV_DONTDUMP)
+        // A window that shows nothing is dumped by nobody; what is shown there is left out by itself.
+        self.advise(Span::new(0, self.bytes.min(self.file.bytes())), libc::MADV_DONTDUMP)
     }
 }
 
@@ -248,6 +260,18 @@ impl Drop for Mapping {
             unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
+}
+
+/// Checks that single frames of `file` can be shown: in a hugetlbfs file a run is whole huge pages, and
+/// longer than was asked for.
+///
+/// # Errors
+///
+/// [`MapError::PageSize`].
+pub(crate) fn check_pages(file: &PoolFile) -> Result<(), MapError> {
+    let os = |errno| MapError::Os { call: "fstatfs", bytes: file.bytes(), errno };
+    let page_bytes = file.page_bytes().map_err(os)?;
+    if page_bytes as u64 == PAGE_BYTES { Ok(()) } else { Err(MapError::PageSize { page_bytes }) }
 }
 
 /// A run of address space that is ours and shows nothing yet. Given back on drop.
@@ -282,8 +306,8 @@ impl Reservation {
         Ok(Reservation { start, len_bytes, bytes, aligned_at })
     }
 
-    /// Maps `file` over the aligned middle and gives the ends back. On failure all goes back.
-    fn map_file(self, file: &PoolFile) -> Result<NonNull<u8>, Errno> {
+    /// Maps the first bytes of `file` over the aligned middle and gives the ends back. On failure all goes back.
+    fn map_file(self, file: &PoolFile, file_bytes: u64) -> Result<NonNull<u8>, Errno> {
         let aligned = self.start.as_ptr().wrapping_add(self.aligned_at);
         let lead = aligned.align_offset(DATA_ALIGN_BYTES as usize);
         debug_assert!(lead + self.bytes <= self.len_bytes);
@@ -293,12 +317,12 @@ impl Reservation {
         fail::point("mmap_file")?;
         // SAFETY:
         // 1. `base .. base + bytes` lies in the reservation (above), which is ours alone: `new`
-        //    made it, nobody was told its address. The file is no longer than `bytes`.
+        //    made it, nobody was told its address. `file_bytes` is no more than `bytes` (`of_file`).
         // 2. It is PROT_NONE and holds no Rust object, so MAP_FIXED replaces nothing but it.
         unsafe {
             rustix::mm::mmap(
                 base.as_ptr().cast(),
-                file.bytes() as usize,
+                file_bytes as usize,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::SHARED | MapFlags::FIXED | MapFlags::NORESERVE,
                 file,
