@@ -1,6 +1,8 @@
 //! The cases, in order: the suite's rules, and what only real page tables, TLBs and interrupts show.
 
 mod interrupts;
+mod later;
+mod percpu;
 mod sharing;
 mod stale;
 mod stress;
@@ -23,13 +25,14 @@ pub fn all() -> Vec<Case> {
         let check = || vmalloc_sim::conformance::check(&KernelHost, rule.name);
         cases.push((rule.name, Box::new(check)));
     }
-    let own: [(&'static str, fn()); 12] = [
+    let own: [(&'static str, fn()); 13] = [
         ("stale_translation_shows_without_a_shootdown", stale::shows_without_a_shootdown),
         ("no_stale_translation_shows_after_a_shootdown", stale::never_shows_after_a_shootdown),
         ("freed_page_faults_on_both_cpus_once_purged", stale::freed_page_faults_on_both_cpus),
         ("guard_page_faults_at_its_address", stale::guard_page_faults_at_its_address),
         ("large_area_has_large_leaves_and_is_split_when_it_shrinks", stale::large_leaves),
         ("two_user_spaces_write_and_read_one_area", sharing::two_user_spaces_share_an_area),
+        ("two_user_spaces_write_and_read_one_device", sharing::two_user_spaces_share_a_device),
         ("user_write_to_a_read_only_area_faults", sharing::read_only_faults),
         ("vfree_is_legal_in_an_interrupt_handler", interrupts::vfree_in_a_handler),
         ("purge_runs_while_the_other_cpu_allocates", interrupts::purge_beside_allocations),
@@ -51,6 +54,7 @@ pub fn on_interrupt() {
 pub fn beside() {
     match BESIDE.load(Ordering::Acquire) {
         1 => interrupts::allocate_beside(),
+        3 => later::look_beside(),
         _ => stress::allocate_beside(),
     }
 }

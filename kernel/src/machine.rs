@@ -1,9 +1,11 @@
 //! What the kernel has: RAM, split up once; page tables; engines over windows.
 //!
 //! ```text
-//!   RAM: kernel image │ heap 64 MiB │ page tables 8 MiB │ pool: the frames of areas
+//!   RAM: kernel image │ heap 64 MiB │ page tables 8 MiB │ pool: the frames of areas │ carve-out 64 KiB
 //!   upper half: window 0 │ window 1 │ …   512 GiB apart, so each has a root entry of its own
 //! ```
+//!
+//! The carve-out is no RAM to anybody: it stands for a device's memory. Linux: `memmap=64K$…`.
 
 use crate::arch::{self, Format};
 use crate::heap;
@@ -19,6 +21,7 @@ use vmalloc_core::{
 
 const HEAP_BYTES: u64 = 64 << 20;
 const TABLES: Pages = Pages(2048);
+const CARVE_OUT: Pages = Pages(16);
 /// Windows that can be there at once; each begins at a root entry of its own.
 pub const WINDOWS: usize = 4;
 
@@ -91,6 +94,10 @@ impl Ram for Mem {
     fn zero(&self, run: Extent) {
         self.direct.zero(run);
     }
+
+    fn ram_in(&self, run: Extent) -> Pages {
+        self.direct.ram_in(run)
+    }
 }
 
 /// The kernel's shootdown, counted.
@@ -142,9 +149,15 @@ pub fn pool() -> Extent {
     }
 }
 
+/// Frames that the direct map does not show.
+pub fn carve_out() -> Extent {
+    Extent { start: Pfn(RAM_END.load(Ordering::Relaxed) >> 12), len: CARVE_OUT }
+}
+
 /// Splits RAM, and prepares the windows' root entries.
 pub fn start() {
-    let (image_end, ram_end) = arch::ram();
+    let (image_end, all_end) = arch::ram();
+    let ram_end = (all_end & !0xfff) - CARVE_OUT.bytes();
     RAM_END.store(ram_end, Ordering::Relaxed);
     let heap_start = image_end.next_multiple_of(2 << 20);
     heap::start(heap_start as usize, HEAP_BYTES as usize);
@@ -206,6 +219,11 @@ impl UserSpace {
             (Mem::new().words(kernel.root())[0].load(Ordering::Acquire), Mem::new());
         theirs.words(tables.root())[0].store(ours, Ordering::Release);
         UserSpace { mmu: Hardware::new(tables, Flusher) }
+    }
+
+    /// Its tables once more, for a mapping that is shown there.
+    pub fn hardware(&self) -> Mmu {
+        Hardware::new(PageTables::over(self.mmu.tables().root(), Mem::new()), Flusher)
     }
 
     /// Runs user code there; see [`arch::run_user`].

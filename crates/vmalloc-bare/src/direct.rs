@@ -5,7 +5,7 @@
 use core::fmt;
 use vmalloc_core::platform::{FRAME_WORDS, Ram};
 use vmalloc_core::sync::{AtomicU64, Ordering};
-use vmalloc_core::{Extent, PAGE_SHIFT, Pfn, VirtAddr};
+use vmalloc_core::{Extent, PAGE_SHIFT, Pages, Pfn, VirtAddr};
 
 /// The frames of one run, mapped side by side.
 #[derive(Clone, Copy, Debug)]
@@ -107,5 +107,11 @@ impl Ram for DirectMap {
                 word.store(0, Ordering::Relaxed);
             }
         }
+    }
+
+    /// The frames of `run` that the map shows: what it does not show is taken for a device's.
+    fn ram_in(&self, run: Extent) -> Pages {
+        let (first, end) = (self.frames.start, self.frames.end());
+        Pages(run.end().min(end).0.saturating_sub(run.start.max(first).0))
     }
 }

@@ -9,7 +9,7 @@ use crate::tables::PageTables;
 use crate::tlb::{Shootdown, What};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram, Tlb};
 use vmalloc_core::sync::AtomicU64;
-use vmalloc_core::{Extent, PageRange, Pfn, Prot, Vpn};
+use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Vpn};
 
 /// The hardware of one address space, or of the kernel's half of all of them.
 #[derive(Debug)]
@@ -94,5 +94,9 @@ impl<F: Format, M: TableMem + Ram, S: Shootdown> Ram for Hardware<F, M, S> {
 
     fn zero(&self, run: Extent) {
         self.tables.mem().zero(run);
+    }
+
+    fn ram_in(&self, run: Extent) -> Pages {
+        self.tables.mem().ram_in(run)
     }
 }

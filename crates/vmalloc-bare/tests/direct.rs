@@ -2,7 +2,9 @@
 //! crate's unsafe code, and what it runs of the walkers.
 
 use std::sync::Mutex;
-use vmalloc_bare::{Aarch64, DirectMap, Format, PageTables, Sv39, TableMem, X86_64};
+use vmalloc_bare::{
+    Aarch64, DirectMap, Format, Hardware, PageTables, Shootdown, Sv39, TableMem, What, X86_64,
+};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram};
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{Extent, PAGE_SIZE, PageRange, Pages, Pfn, Prot, VirtAddr, Vpn};
@@ -47,6 +49,35 @@ impl TableMem for Mem {
     }
 }
 
+impl Ram for Mem {
+    fn words(&self, pfn: Pfn) -> &[AtomicU64; FRAME_WORDS] {
+        self.map.words(pfn)
+    }
+
+    fn zero(&self, run: Extent) {
+        self.map.zero(run);
+    }
+
+    fn ram_in(&self, run: Extent) -> Pages {
+        self.map.ram_in(run)
+    }
+}
+
+/// Where no CPU holds a translation.
+struct NoCpus;
+
+impl Shootdown for NoCpus {
+    fn publish(&self, _: PageRange) {}
+
+    fn flush_all(&self, _: What<'_>) {}
+
+    fn flush_local(&self, _: PageRange) {}
+
+    fn may_wait(&self) -> bool {
+        true
+    }
+}
+
 /// Goal: a frame's words are the frame's, and a run's are those of its frames in order.
 /// Method: each word of three frames by one way, read by the other.
 #[test]
@@ -65,6 +96,19 @@ fn words_of_a_run_are_those_of_its_frames() {
     assert_eq!(run[511].load(Ordering::Relaxed), 512);
     assert_eq!(run[512].load(Ordering::Relaxed), 0);
     assert_eq!(run[1024].load(Ordering::Relaxed), 1025);
+}
+
+/// Goal: what the map does not show is no RAM, also by way of the hardware. Method: runs that lie
+/// across each end, and beyond.
+#[test]
+fn frames_outside_of_the_map_are_a_devices() {
+    let mem = Mem { map: direct(4), free: Mutex::new((32..36).map(Pfn).collect()) };
+    let tables = PageTables::<X86_64, Mem>::new(mem).unwrap();
+    let hardware = Hardware::new(tables, NoCpus);
+    for (start, len, ram) in [(32, 4, 4), (30, 4, 2), (35, 9, 1), (36, 2, 0), (20, 12, 0)] {
+        let run = Extent { start: Pfn(start), len: Pages(len) };
+        assert_eq!(hardware.ram_in(run), Pages(ram), "{run}");
+    }
 }
 
 /// Goal: frames and runs that the map does not show are refused, at both ends.
