@@ -31,9 +31,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         host.with(setup, &mut |subject| abilities = Some(subject.abilities()));
         abilities.expect("the host called us")
     });
-    let Some(ops) = fuzz::draw(rest, &ops::sequences(setup, abilities, OPS)) else {
-        return Corpus::Reject;
-    };
+    let ops = fuzz::draw_each(rest, &ops::op(setup, abilities), OPS);
     let check = || {
         host.with(setup, &mut |subject| {
             if let Err(divergence) = run(subject, &ops) {

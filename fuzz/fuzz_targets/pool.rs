@@ -8,8 +8,7 @@
 
 #![no_main]
 
-use libfuzzer_sys::{Corpus, fuzz_target};
-use proptest::collection::vec;
+use libfuzzer_sys::fuzz_target;
 use proptest::prelude::*;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
@@ -46,7 +45,10 @@ enum Act {
     Open,
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
+/// The longest sequence.
+const ACTS: usize = 32;
+
+fn act() -> impl Strategy<Value = Act> {
     let value = prop_oneof![
         any::<u64>().prop_map(Value::Bits),
         (0..64_u32).prop_map(Value::Flip),
@@ -56,7 +58,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
             .prop_map(|(kind, owner, rest)| { Value::Kind(kind, owner, rest >> (rest % 64)) }),
     ];
     let bytes = prop_oneof![1..12_288_u64, 1..300_000_u64, 2 * MIB..3 * MIB];
-    let act = prop_oneof![
+    prop_oneof![
         12 => (any::<usize>(), 0..16_u8, value).prop_map(|(at, by, value)| Act::Forge(at, by, value)),
         4 => (bytes.clone(), any::<bool>()).prop_map(|(bytes, zeroed)| Act::Alloc(bytes, zeroed)),
         2 => Just(Act::FreeLast),
@@ -69,8 +71,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Recover),
         1 => Just(Act::Purge),
         1 => Just(Act::Open),
-    ];
-    vec(act, 1..32)
+    ]
 }
 
 /// The words of a pool file, from outside.
@@ -183,8 +184,8 @@ impl Held {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| -> Corpus {
-    let Some(acts) = fuzz::draw(bytes, &acts()) else { return Corpus::Reject };
+fuzz_target!(|bytes: &[u8]| {
+    let acts = fuzz::draw_each(bytes, &act(), ACTS);
     // Small, so that a run takes a millisecond.
     let options = Pool::options().members(4).memory_bytes(MIB << 10).window_bytes(64 * MIB);
     let pool = options.create(8 * MIB).expect("a new pool");
@@ -205,5 +206,4 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     for act in acts {
         held.act(&pool, &words, act);
     }
-    Corpus::Keep
 });

@@ -14,9 +14,12 @@ mod tables;
 
 use tables::{Arch, agree};
 
+/// The longest sequence.
+const OPS: usize = 24;
+
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let Some((first, rest)) = bytes.split_first() else { return Corpus::Reject };
-    let Some(ops) = fuzz::draw(rest, &tables::ops()) else { return Corpus::Reject };
+    let ops = fuzz::draw_each(rest, &tables::op(), OPS);
     let is_upper = first & 0x80 != 0;
     fn half<A: Arch>(is_upper: bool) -> vmalloc_core::Vpn {
         if is_upper { A::UPPER } else { A::LOWER }

@@ -426,7 +426,8 @@ pub(crate) enum Op {
 
 const SPAN: u64 = 3 * 512;
 
-pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
+/// One such operation.
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     // Whole leaves, pages near their borders, and anything.
     let border = prop_oneof![
         2 => (0u64..4).prop_map(|at| at * 512),
@@ -438,14 +439,13 @@ pub(crate) fn ops() -> impl Strategy<Value = Vec<Op>> {
         (a, b - a)
     });
     let pfn = prop_oneof![(0u64..4).prop_map(|at| at * 512), 0u64..3000];
-    let op = prop_oneof![
+    prop_oneof![
         4 => (run.clone(), pfn, 0usize..64)
             .prop_map(|((at, len), pfn, prot)| Op::Map { at, len, pfn, prot }),
         2 => run.clone().prop_map(|(at, len)| Op::Unmap { at, len }),
         2 => (run, 0usize..64).prop_map(|((at, len), prot)| Op::Protect { at, len, prot }),
         1 => Just(Op::Flush),
-    ];
-    prop::collection::vec(op, 1..24)
+    ]
 }
 
 /// Applies `ops` to tables and to a map model, and compares after each.
@@ -501,7 +501,7 @@ proptest! {
 
     /// Goal: tables, MMU and `translate` agree with a map model, whatever leaves there are.
     #[test]
-    fn tables_and_mmus_agree_with_the_model(ops in ops(), is_upper: bool) {
+    fn tables_and_mmus_agree_with_the_model(ops in prop::collection::vec(op(), 1..24), is_upper: bool) {
         fn half<A: Arch>(is_upper: bool) -> Vpn { if is_upper { A::UPPER } else { A::LOWER } }
         agree::<X86_64>(&ops, half::<X86_64>(is_upper));
         agree::<X86_64La57>(&ops, half::<X86_64La57>(is_upper));
