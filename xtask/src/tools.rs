@@ -110,9 +110,11 @@ const THREAD: &[Part] = &[Part {
 pub fn asan(root: &Path, options: &Options) -> bool {
     nightly::are_there("asan", &[Need::Nightly])
         && run_parts("asan", ADDRESS, options, &|_| {
-            // Leaks are not its business here: the tests' children end by `_exit`.
+            // Leaks are not its business here: the tests' children end by `_exit`. Nor are signals:
+            // some children are to die of one, and any other process fails of it as well.
             let mut command = sanitized(root, "asan", "address", options);
-            command.env("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=1");
+            let signals = "handle_segv=0:handle_sigbus=0";
+            command.env("ASAN_OPTIONS", format!("detect_leaks=0:abort_on_error=1:{signals}"));
             command
         })
 }
