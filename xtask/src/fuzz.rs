@@ -6,7 +6,8 @@
 //! ```
 //!
 //! libFuzzer stops at the first finding and leaves it in `fuzz/artifacts/`, to be run again by
-//! `cargo +nightly fuzz run TARGET FILE`. A run begins with what the last one left in the corpus.
+//! `cargo +nightly fuzz run TARGET FILE`. A run begins with what the last one left in the corpus;
+//! where an input is a sequence of operations, also with a few long ones of chance.
 
 use crate::nightly::{self, Need};
 use crate::run;
@@ -56,6 +57,11 @@ impl Target {
         }
     }
 
+    /// Whether an input is a sequence of operations, each drawn from a few of its bytes.
+    fn is_of_operations(self) -> bool {
+        matches!(self, Target::Engine | Target::Tables | Target::Pool)
+    }
+
     /// The longest input: what the target's longest sequence of operations takes.
     fn len_max(self) -> u64 {
         match self {
@@ -67,6 +73,26 @@ impl Target {
             Target::Arguments => 512,
         }
     }
+}
+
+/// How many seeds.
+const SEEDS: u64 = 16;
+
+/// Writes files of chance bytes, the same each time, from which a run begins.
+fn sow(dir: &Path, len: u64) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    (0..SEEDS).try_for_each(|seed| {
+        let bytes = (0..len).map(|at| mix(seed << 32 | at) as u8);
+        std::fs::write(dir.join(seed.to_string()), bytes.collect::<Vec<u8>>())
+    })
+}
+
+/// SplitMix64.
+fn mix(i: u64) -> u64 {
+    let z = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 /// Runs the fuzzers. Whether none found anything; with `--canary`, whether each did.
@@ -114,9 +140,17 @@ fn fuzz(root: &Path, target: Target, options: &Options) -> Result<String, String
     }
     let mut fuzzer = cargo_fuzz("run");
     fuzzer.arg(&corpus);
+    let mut length = "-len_control=20";
+    if target.is_of_operations() {
+        let seeds = scratch.join("seeds");
+        sow(&seeds, target.len_max()).map_err(|e| format!("{}: {e}", seeds.display()))?;
+        fuzzer.arg(&seeds);
+        // At once as long as may be: at ten inputs a second libFuzzer stays with one operation.
+        length = "-len_control=0";
+    }
     fuzzer.arg("--").arg(format!("-max_total_time={}", options.time));
     fuzzer.arg(format!("-max_len={}", target.len_max())).arg(format!("-timeout={PATIENCE}"));
-    fuzzer.args(["-len_control=20", "-print_final_stats=1", "-verbosity=1"]);
+    fuzzer.args([length, "-print_final_stats=1", "-verbosity=1"]);
     if options.canary {
         fuzzer.arg(format!("-artifact_prefix={}/", scratch.display()));
     }
