@@ -120,13 +120,15 @@ pub enum Machine {
 }
 
 const CREATE_EXAMPLES: &str = "\
-Example:
+Examples:
   vmalloc create /dev/shm/frames --capacity 1G
+  vmalloc create /dev/shm/fixed --capacity 1G --framed
 
 The pool takes memory only for what it holds, and about 0.6 % of the capacity
 for its tables. Only you can open it (mode 0600). It lives until it is removed
 (`vmalloc rm PATH`) or the machine goes down. `ls` shows a size 64 times the
-capacity: addresses, not memory; `du` shows the memory.";
+capacity: addresses, not memory; `du` shows the memory. With --framed all of
+it is memory from the start, and a block costs a mapping for each run of frames.";
 
 /// What pool to make.
 #[derive(ClapArgs, Debug)]
