@@ -118,6 +118,8 @@ impl Studio {
         let mut pane = self.pane(&["top", &pid, "--sort", "size"], "(over ")?;
         // Let the rates be those of work that has got going.
         std::thread::sleep(Duration::from_secs(3));
+        // One of the five may just be dead.
+        pane.wait_for("\n5 members")?;
         self.keep(&mut pane, "top.svg")
     }
 
@@ -132,7 +134,7 @@ impl Studio {
     /// The machine's own areas.
     fn kernel(&self) -> Result<(), String> {
         self.page(&["map", "--kernel"], "", "kernel.webp", (1240, 800))?;
-        let mut pane = self.pane(&["info", "--kernel", "|", "head", "-n", "23"], "")?;
+        let mut pane = self.pane(&["info", "--kernel", "|", "head", "-n", "23"], "BY CALLER")?;
         self.keep(&mut pane, "kernel-info.svg")
     }
 

@@ -109,7 +109,8 @@ impl Pane {
         self.wait_for(sign)
     }
 
-    fn wait_for(&self, sign: &str) -> Result<(), String> {
+    /// Waits until `sign` is shown.
+    pub fn wait_for(&self, sign: &str) -> Result<(), String> {
         wait_for(&format!("{:?} in `{}`", sign, self.title), || {
             let shown = run::capture(self.tmux().args(["capture-pane", "-p"]), PATIENCE)?;
             (!shown.trim().is_empty() && shown.contains(sign)).then_some(())
