@@ -8,6 +8,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
@@ -16,8 +17,6 @@ use vmalloc::core::frames::Buddy;
 use vmalloc::core::layout::Table;
 use vmalloc::core::{Geometry, PAGE_SIZE, Pages};
 
-/// Words of header before the engine's.
-pub const HEADER_WORDS: usize = 1024;
 /// Where the bytes are whose locks say that a member lives.
 const LOCKS_AT: i64 = 1 << 60;
 
@@ -25,6 +24,8 @@ const LOCKS_AT: i64 = 1 << 60;
 #[derive(Clone, Copy)]
 pub struct Layout {
     pub geometry: Geometry,
+    /// Words of header before the engine's.
+    pub header_words: usize,
     /// Pages before the window, or before the frames.
     pub word_pages: u64,
     /// Pages behind those in the file: the window's, or of a framed pool the frames.
@@ -53,20 +54,27 @@ impl Layout {
         let geometry = Geometry { granules: word(4), small_granules: word(5), members: word(6) };
         let info = pool.info();
         assert_eq!(geometry.pages(), info.stats.window);
+        let header_words = header_words(pool, &geometry);
         let is_framed = info.framed;
         let frames = info.capacity_bytes.next_multiple_of(2 << 20) / PAGE;
         let window_pages = if is_framed { frames } else { info.stats.window.0 };
         let word_pages = file.metadata().unwrap().len() / PAGE - window_pages;
-        Layout { geometry, word_pages, window_pages, is_framed }
+        Layout { geometry, header_words, word_pages, window_pages, is_framed }
+    }
+
+    /// Words of the file: those of a table.
+    pub fn table(&self, table: Table) -> Range<usize> {
+        let words = self.geometry.table(table);
+        self.header_words + words.start..self.header_words + words.end
     }
 
     /// The pages of the words about frames, all there from the start: of a framed pool.
-    fn frame_tables(&self) -> std::ops::Range<u64> {
+    fn frame_tables(&self) -> Range<u64> {
         if !self.is_framed {
             return 0..0;
         }
         let pages = |words: usize| words.div_ceil(512) as u64;
-        let start = pages(HEADER_WORDS) + pages(self.geometry.words());
+        let start = pages(self.header_words) + pages(self.geometry.words());
         let bits = pages(Buddy::words_needed(Pages(self.window_pages)));
         let owners = pages(self.window_pages as usize);
         start..start + bits + owners + pages(self.geometry.pages().0 as usize)
@@ -78,17 +86,12 @@ impl Layout {
         if tables.contains(&(at as u64 / 512)) {
             return format!("frames {}", at - tables.start as usize * 512);
         }
-        let engine = at.checked_sub(HEADER_WORDS).and_then(|at| self.geometry.table_of(at));
+        let engine = at.checked_sub(self.header_words).and_then(|at| self.geometry.table_of(at));
         match engine {
             Some((Table::Records, at)) => format!("record {} word {}", at / 8, at % 8),
             Some((table, at)) => format!("{table:?} {at}"),
             None => format!("header {at}"),
         }
-    }
-
-    fn stats(&self) -> std::ops::Range<usize> {
-        let stats = self.geometry.table(Table::Stats);
-        HEADER_WORDS + stats.start..HEADER_WORDS + stats.end
     }
 }
 
@@ -190,11 +193,11 @@ impl Image {
 
     /// Two moments that differ in nothing but what is counted for people are the same to recovery.
     pub fn key(&self, layout: &Layout) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let (mut hasher, stats) = (DefaultHasher::new(), layout.table(Table::Stats));
         let (words, _) = self.words.as_chunks::<8>();
         for (i, word) in words.iter().enumerate() {
             let at = self.pages[i / 512] as usize * 512 + i % 512;
-            if *word != [0; 8] && !layout.stats().contains(&at) {
+            if *word != [0; 8] && !stats.contains(&at) {
                 (at, word).hash(&mut hasher);
             }
         }
@@ -231,6 +234,11 @@ impl Image {
         }
         assert_eq!(blocks(file), self.blocks(), "{}: a copy that is none", self.when);
     }
+}
+
+/// Words of header before the engine's: what must be there from the start, but for the flat tables.
+pub fn header_words(pool: &Pool, geometry: &Geometry) -> usize {
+    pool.info().tables_bytes as usize / 8 - geometry.flat_words()
 }
 
 /// Blocks of 512 bytes that the kernel holds for the file.

@@ -3,6 +3,7 @@
 //! Blind (any word, any bits), by structure (a tag, a state, a link, a count that looks like one of
 //! ours), and wholesale (a page of another, a page of nothing, all words as they were before).
 
+use crate::crash::image::header_words;
 use crate::support::{PAGE, Random};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use std::fs::File;
@@ -12,15 +13,14 @@ use vmalloc::Pool;
 use vmalloc::core::Geometry;
 use vmalloc::core::layout::Table;
 
-/// Words before the engine's.
-const HEADER_WORDS: u64 = 1024;
-
 /// The words of a pool file, from outside.
 pub struct Words {
     file: File,
     /// How many there are.
     pub count: u64,
     geometry: Geometry,
+    /// Words of header before the engine's.
+    header_words: u64,
     /// The words that are not zero, and what stands in them: where something happens, and what was.
     in_use: Vec<(u64, u64)>,
 }
@@ -31,10 +31,12 @@ impl Words {
         let file = File::from(pool.as_fd().try_clone_to_owned().unwrap());
         let bytes = file.metadata().unwrap().len() - pool.info().stats.window.bytes();
         let geometry = Geometry { granules: 1, small_granules: 1, members: 1 };
-        let mut words = Words { file, count: bytes / 8, geometry, in_use: Vec::new() };
+        let mut words =
+            Words { file, count: bytes / 8, geometry, header_words: 0, in_use: Vec::new() };
         let shape = [4, 5, 6].map(|at| words.read(at) as usize);
         let [granules, small_granules, members] = shape;
         words.geometry = Geometry { granules, small_granules, members };
+        words.header_words = header_words(pool, &words.geometry) as u64;
         words.in_use = words.look();
         words
     }
@@ -132,7 +134,7 @@ impl Words {
         let range = self.geometry.table(table);
         let granules = self.geometry.granules as u64;
         // Mostly where there is something.
-        let somewhere = HEADER_WORDS + random.of(range.start as u64..range.end as u64);
+        let somewhere = self.header_words + random.of(range.start as u64..range.end as u64);
         let here: Vec<u64> = self.used_in(&range).collect();
         let at = match here.len() as u64 {
             0 => somewhere,
@@ -144,7 +146,7 @@ impl Words {
             Table::Links => random.of(0..granules + 2) | random.of(0..granules + 2) << 32,
             Table::Runs => random.of(0..granules + 2) | random.of(0..4) << 32,
             Table::Presence => random.of(0..8),
-            Table::Records => match (at - HEADER_WORDS - range.start as u64) % 8 {
+            Table::Records => match (at - self.header_words - range.start as u64) % 8 {
                 0 => state(random),
                 // Bytes, pages and guard, flags, backing, caller, birth.
                 1 => random.next() >> random.of(0..64),
@@ -166,7 +168,8 @@ impl Words {
     }
 
     fn used_in(&self, range: &std::ops::Range<usize>) -> impl Iterator<Item = u64> {
-        let (start, end) = (HEADER_WORDS + range.start as u64, HEADER_WORDS + range.end as u64);
+        let (start, end) =
+            (self.header_words + range.start as u64, self.header_words + range.end as u64);
         self.in_use.iter().map(|(at, _)| *at).filter(move |at| (start..end).contains(at))
     }
 
@@ -184,7 +187,7 @@ impl Words {
     fn swap(&self, random: &mut Random) {
         let (a, b) = (self.used(random).0, self.used(random).0);
         let records = self.geometry.table(Table::Records);
-        let first = HEADER_WORDS + records.start as u64;
+        let first = self.header_words + records.start as u64;
         let line = |at: u64| (at >= first).then(|| at - (at - first) % 8);
         let (a, b, count) = match (line(a), line(b)) {
             (Some(a), Some(b)) => (a, b, 8),

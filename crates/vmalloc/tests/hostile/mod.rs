@@ -12,7 +12,7 @@
 mod forge;
 pub mod victim;
 
-use crate::crash::image::{HEADER_WORDS, Layout};
+use crate::crash::image::Layout;
 use crate::peer::{Peer, command};
 use crate::support::{MIB, PAGE, file_of};
 use std::ops::Range;
@@ -115,14 +115,14 @@ fn a_buffer_is_not_resized_into_pages_that_a_forged_record_claims() {
     let mut buf = pool.vmalloc(3 * PAGE as usize).unwrap();
     let (file, _) = file_of(&pool);
     // The record, by what stands in it: bytes, and pages below the guard's.
-    let records = Layout::of(&pool, &file).geometry.table(Table::Records);
+    let records = Layout::of(&pool, &file).table(Table::Records);
     let mut words = vec![0; records.len() * 8];
-    file.read_exact_at(&mut words, ((HEADER_WORDS + records.start) * 8) as u64).unwrap();
+    file.read_exact_at(&mut words, (records.start * 8) as u64).unwrap();
     let (words, _) = words.as_chunks::<8>();
     let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
     let is_it = |record: &[u64]| record[1] == 3 * PAGE && record[2] & 0xffff_ffff == 3;
     let record = words.chunks(8).position(is_it).unwrap();
-    let at = ((HEADER_WORDS + records.start + 8 * record + 2) * 8) as u64;
+    let at = ((records.start + 8 * record + 2) * 8) as u64;
     let was = words[8 * record + 2];
     let write = |pages: u64| file.write_all_at(&pages.to_ne_bytes(), at).unwrap();
     write(was + 57);
