@@ -62,6 +62,13 @@ impl Layout {
         Layout { geometry, header_words, word_pages, window_pages, is_framed }
     }
 
+    /// How far behind the words' first byte the window begins in a member's addresses: behind the
+    /// words, or behind the frames.
+    pub fn window_at(&self) -> u64 {
+        let frame_pages = if self.is_framed { self.window_pages } else { 0 };
+        (self.word_pages + frame_pages) * PAGE
+    }
+
     /// Words of the file: those of a table.
     pub fn table(&self, table: Table) -> Range<usize> {
         let words = self.geometry.table(table);

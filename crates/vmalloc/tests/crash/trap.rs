@@ -37,7 +37,8 @@ impl Stepped {
     pub fn film_writes(&self, file: &File, layout: &Layout, first: Image, call: u64) -> Film {
         ptrace::setoptions(self.thread, Options::PTRACE_O_TRACESYSGOOD).unwrap();
         let call = self.instruction_behind(call);
-        let words = self.window_base - layout.word_pages * PAGE..self.window_base;
+        let start = self.window_base - layout.window_at();
+        let words = start..start + layout.word_pages * PAGE;
         let protect = |rights: i32| self.call_mprotect(call, &words, rights);
         let mut camera = Camera::new(self, file, layout, first);
         assert_eq!(self.step(), Signal::SIGTRAP);
