@@ -44,7 +44,7 @@ fn row(repo: &Repo, line: &str) -> Vec<String> {
 
 /// Whether a function of that name has `#[test]` among its attributes, or is a rule of the
 /// conformance suite, whose list makes tests of them.
-fn is_test(repo: &Repo, name: &str) -> bool {
+pub(super) fn is_test(repo: &Repo, name: &str) -> bool {
     let (function, rule) = (format!("fn {name}("), format!(": {name};"));
     repo.files(".rs").any(|(path, text)| {
         path.contains("conformance") && text.contains(&rule)

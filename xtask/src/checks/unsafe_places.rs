@@ -8,12 +8,13 @@
 //!    `SAFETY:` and holds a step `1.`;
 //! 4. SAFETY.md has a table row `` | `path` | blocks | why | what would notice | `` for each file that
 //!    holds the word, `blocks` is the number of unsafe blocks in it, and the last cell names tests
-//!    that exist, or a `cargo xtask` command. (Which commands there are, the check of the documents
-//!    knows.)
+//!    that exist, cases of the test kernel, or a `cargo xtask` command. (Which commands there are,
+//!    the check of the documents knows.)
 
+use super::parity::is_test;
 use crate::repo::{Finding, Repo};
-use crate::source::{Source, is_word};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::source::Source;
+use std::collections::BTreeMap;
 
 /// The files and directories (with `/` at the end) that may hold unsafe code, and what for.
 const PLACES: &[(&str, &str)] = &[
@@ -119,7 +120,6 @@ fn compare(repo: &Repo, census: &BTreeMap<&str, (usize, usize)>, findings: &mut 
         }
         return;
     };
-    let names = names(repo);
     let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let Some((path, blocks)) = row(line) else { continue };
@@ -127,7 +127,7 @@ fn compare(repo: &Repo, census: &BTreeMap<&str, (usize, usize)>, findings: &mut 
         if rows.insert(path, index + 1).is_some() {
             found(format!("a second row for {path}"));
         }
-        if let Err(what) = notices(line, &names) {
+        if let Err(what) = notices(repo, line) {
             found(format!("{path}: {what}"));
         }
         match census.get(path) {
@@ -148,30 +148,24 @@ fn compare(repo: &Repo, census: &BTreeMap<&str, (usize, usize)>, findings: &mut 
     }
 }
 
-/// The names of all functions, and of what stands alone in a string: the kernel's cases.
-fn names(repo: &Repo) -> BTreeSet<&str> {
-    let mut names = BTreeSet::new();
-    for (_, text) in repo.files(".rs") {
-        let words = |text: &'_ str| text.split(|c: char| !is_word(c)).next().unwrap_or("").len();
-        for (at, start) in text.match_indices("fn ") {
-            let rest = &text[at + start.len()..];
-            names.insert(&rest[..words(rest)]);
-        }
-        names.extend(text.split('"').filter(|part| part.len() < 100 && part.chars().all(is_word)));
-    }
-    names
+/// Whether the test kernel has a case of that name, which stands alone in a string there.
+fn is_kernel_case(repo: &Repo, name: &str) -> bool {
+    let case = format!("\"{name}\"");
+    repo.files(".rs").any(|(path, text)| path.starts_with("kernel/") && text.contains(&case))
 }
 
 /// Whether the last cell of a census row names what would notice a mistake: each name in backticks
-/// must be one of `names`, or a command of ours.
-fn notices(row: &str, names: &BTreeSet<&str>) -> Result<(), String> {
+/// must be a test, a case of the test kernel, or a command of ours.
+fn notices(repo: &Repo, row: &str) -> Result<(), String> {
     let cells: Vec<&str> = row.trim().trim_matches('|').split('|').collect();
     let cell = cells.get(3).copied().unwrap_or_default();
     let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
     if named.is_empty() {
         return Err("no test is named that would notice a mistake".to_owned());
     }
-    let is_there = |name: &str| name.starts_with("cargo xtask ") || names.contains(name);
+    let is_there = |name: &str| {
+        name.starts_with("cargo xtask ") || is_test(repo, name) || is_kernel_case(repo, name)
+    };
     match named.into_iter().find(|name| !is_there(name)) {
         Some(name) => Err(format!("`{name}` is no test that there is")),
         None => Ok(()),
@@ -278,14 +272,16 @@ mod tests {
         assert_eq!(found(&[]), [""; 0]);
     }
 
-    /// Goal: a row that names no test, or one that there is not, is found; a test or a command that
-    /// there is passes.
+    /// Goal: a row that names no test, or one that there is not, is found; a test, a case of the
+    /// kernel or a command that there is passes. A function that is no test, and a word that stands
+    /// alone in any other string, would notice nothing.
     #[test]
     fn a_row_without_a_test_that_would_notice_is_found() {
-        let proven = format!("fn a_rule_holds() {{}}\n(\"a_case\", f)\n{PROVEN}");
+        let tested =
+            format!("#[test]\nfn a_rule_holds() {{}}\n\nfn a_helper() {{}}\n\"a_word\"\n{PROVEN}");
         let with = |cell: &str| {
             let row = format!("| `{OS}` | 1 | why |{cell}");
-            found(&[(OS, &proven), (CENSUS, &row)])
+            found(&[(OS, &tested), ("kernel/src/cases.rs", "(\"a_case\", f)"), (CENSUS, &row)])
         };
         for good in [" `a_rule_holds` |", " `a_case`, `cargo xtask miri` |"] {
             assert_eq!(with(good), [""; 0], "{good}");
@@ -293,5 +289,7 @@ mod tests {
         assert!(with("")[0].contains("no test is named"));
         assert!(with(" a_rule_holds |")[0].contains("no test is named"));
         assert!(with(" `a_rule_hold` |")[0].contains("`a_rule_hold` is no test"));
+        assert!(with(" `a_helper` |")[0].contains("`a_helper` is no test"));
+        assert!(with(" `a_word` |")[0].contains("`a_word` is no test"));
     }
 }
