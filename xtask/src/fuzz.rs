@@ -14,7 +14,7 @@ use crate::run;
 use crate::simulate::seconds;
 use clap::{Args, ValueEnum};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The time that a build may take: proptest, clap and ratatui under a sanitizer.
@@ -155,7 +155,7 @@ fn fuzz(root: &Path, target: Target, options: &Options) -> Result<String, String
         fuzzer.arg(format!("-artifact_prefix={}/", scratch.display()));
     }
     let start = Instant::now();
-    let (ended, said) = listen(&mut fuzzer, Duration::from_secs(options.time + 15 * 60));
+    let (ended, said) = listen(&fuzzer, Duration::from_secs(options.time + 15 * 60));
     let took = start.elapsed();
     let _ = std::fs::remove_dir_all(&scratch);
     let line = format!("{} in {:.0} s", said.figures(), took.as_secs_f64());
@@ -202,25 +202,12 @@ impl Said {
     }
 }
 
-/// Runs `fuzzer` to its end; its errors, where libFuzzer speaks, are read and kept in a file.
-fn listen(fuzzer: &mut Command, limit: Duration) -> (Result<(), String>, Said) {
-    // By way of a shell, so that both streams are one.
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(fuzzer.get_program());
-    command.args(fuzzer.get_args());
-    if let Some(dir) = fuzzer.get_current_dir() {
-        command.current_dir(dir);
-    }
-    for (name, value) in fuzzer.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    command.stderr(Stdio::inherit());
+/// Runs `fuzzer` to its end and reads both its streams, for libFuzzer speaks on the one for errors.
+/// If it ended badly, its last lines are printed.
+fn listen(fuzzer: &Command, limit: Duration) -> (Result<(), String>, Said) {
     let mut said = Said::default();
     let mut last: std::collections::VecDeque<String> = std::collections::VecDeque::new();
-    let ended = run::run_lines(&mut command, limit, |line| {
+    let ended = run::run_lines_of_both(fuzzer, limit, |line| {
         said.hear(line);
         last.push_back(line.to_owned());
         if last.len() > 40 {

@@ -84,6 +84,33 @@ pub fn run_lines(
     }
 }
 
+/// As [`run_lines`], with what `command` writes to the stream for errors among the lines: some
+/// tools speak there.
+///
+/// # Errors
+///
+/// As [`run_lines`].
+pub fn run_lines_of_both(
+    command: &Command,
+    limit: Duration,
+    on_line: impl FnMut(&str),
+) -> Result<(), String> {
+    // By way of a shell, so that both streams are one, and lines keep their order.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program());
+    shell.args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        shell.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    run_lines(&mut shell, limit, on_line)
+}
+
 /// What `command` prints, or `None` if it fails; its errors are dropped.
 pub fn capture(command: &mut Command, limit: Duration) -> Option<String> {
     let mut printed = String::new();
@@ -180,6 +207,17 @@ mod tests {
         run_lines(&mut sh("echo one; printf two"), SOON, |line| lines.push(line.to_owned()))
             .unwrap();
         assert_eq!(lines, ["one", "two"]);
+    }
+
+    /// Goal: what goes to either stream arrives, in order; folder and environment are the command's.
+    #[test]
+    fn lines_of_both_streams_arrive_in_order() {
+        let mut command = sh("pwd; echo $WORD >&2; echo ${HOME-none}; exit 3");
+        command.current_dir("/").env("WORD", "two").env_remove("HOME");
+        let mut lines = Vec::new();
+        let ended = run_lines_of_both(&command, SOON, |line| lines.push(line.to_owned()));
+        assert_eq!(lines, ["/", "two", "none"]);
+        assert!(ended.unwrap_err().contains("3"));
     }
 
     /// Goal: an exit code and a program that does not exist are errors that say so.

@@ -145,6 +145,11 @@ impl Tally {
     }
 }
 
+/// How many tests passed, if the line is libtest's last one: "test result: ok. 3 passed; …".
+pub fn passed_in(line: &str) -> Option<u64> {
+    line.strip_prefix("test result: ").map(|counts| count(counts, "passed"))
+}
+
 /// The number before `word` in "3 passed; 0 failed; …".
 fn count(counts: &str, word: &str) -> u64 {
     let words: Vec<&str> = counts.split([' ', ';', '.']).filter(|word| !word.is_empty()).collect();
@@ -241,6 +246,14 @@ skipped: real frames: run as root
 test result: FAILED. 12 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s
 test result: ok. 30 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.1s
 ";
+
+    /// Goal: how many tests passed is read from libtest's own line, and from no other.
+    #[test]
+    fn the_tests_that_passed_are_counted() {
+        let line = "test result: ok. 36 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(passed_in(line), Some(36));
+        assert_eq!(passed_in("running 36 tests"), None);
+    }
 
     /// Goal: what a kernel has passed is in the closing line.
     #[test]

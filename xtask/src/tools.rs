@@ -9,6 +9,7 @@
 
 use crate::nightly::{self, CANARY, Need};
 use crate::run;
+use crate::suite::passed_in;
 use clap::Args;
 use std::path::Path;
 use std::process::Command;
@@ -112,7 +113,7 @@ pub fn asan(root: &Path, options: &Options) -> bool {
         && run_parts("asan", ADDRESS, options, &|_| {
             // Leaks are not its business here: the tests' children end by `_exit`. Nor are signals:
             // some children are to die of one, and any other process fails of it as well.
-            let mut command = sanitized(root, "asan", "address", options);
+            let mut command = sanitized(root, "asan", "-Zsanitizer=address --cfg asan", options);
             let signals = "handle_segv=0:handle_sigbus=0";
             command.env("ASAN_OPTIONS", format!("detect_leaks=0:abort_on_error=1:{signals}"));
             command
@@ -123,17 +124,17 @@ pub fn asan(root: &Path, options: &Options) -> bool {
 pub fn tsan(root: &Path, options: &Options) -> bool {
     nightly::are_there("tsan", &[Need::Nightly, Need::Component("rust-src")])
         && run_parts("tsan", THREAD, options, &|_| {
-            let mut command = sanitized(root, "tsan", "thread", options);
+            let mut command = sanitized(root, "tsan", "-Zsanitizer=thread", options);
             command.arg("-Zbuild-std").env("TSAN_OPTIONS", "halt_on_error=1");
             command
         })
 }
 
 /// A `cargo test` for the machine that we are on, named: so that build scripts are left alone.
-fn sanitized(root: &Path, tool: &str, sanitizer: &str, options: &Options) -> Command {
+fn sanitized(root: &Path, tool: &str, flags: &str, options: &Options) -> Command {
     let mut command = nightly::cargo(root, tool);
     let canary = if options.canary { CANARY } else { "" };
-    command.env("RUSTFLAGS", format!("-Zsanitizer={sanitizer} --cfg {tool} {canary}"));
+    command.env("RUSTFLAGS", format!("{flags} {canary}"));
     command.args(["test", "--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
     command
 }
@@ -151,7 +152,7 @@ fn run_parts(
         let mut command = command(part);
         command.args(["--package", part.package]).args(part.programs).arg("--").args(part.tests);
         let start = Instant::now();
-        let (ended, heard) = listen(&mut command, part.canary.unwrap_or("error: "));
+        let (ended, heard) = listen(&command, part.canary);
         let took = start.elapsed().as_secs();
         let what = format!("{tool}: {} {}", part.package, part.programs.join(" "));
         match (ended, options.canary) {
@@ -170,22 +171,11 @@ fn run_parts(
     is_ok
 }
 
-/// Runs `command` to its end. How many tests passed; and whether it said `word`.
-fn listen(command: &mut Command, word: &str) -> (Result<u64, String>, bool) {
+/// Runs `command` to its end. How many tests passed; and whether it said `word`, if there is one.
+fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bool) {
     let (mut passed, mut heard) = (0, false);
-    // Both streams: the tools speak on the one for errors.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "exec \"$@\" 2>&1", "sh"]).arg(command.get_program());
-    shell.args(command.get_args());
-    command.get_current_dir().map(|dir| shell.current_dir(dir));
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    let ended = run::run_lines(&mut shell, LIMIT, |line| {
-        heard |= line.contains(word);
+    let ended = run::run_lines_of_both(command, LIMIT, |line| {
+        heard |= word.is_some_and(|word| line.contains(word));
         passed += passed_in(line).unwrap_or(0);
         println!("    {line}");
     });
@@ -195,12 +185,6 @@ fn listen(command: &mut Command, word: &str) -> (Result<u64, String>, bool) {
         Ok(()) => (Ok(passed), heard),
         Err(why) => (Err(why), heard),
     }
-}
-
-/// How many tests a line of libtest's says that passed.
-fn passed_in(line: &str) -> Option<u64> {
-    let rest = line.strip_prefix("test result: ")?;
-    rest.split_once(". ")?.1.split_whitespace().next()?.parse().ok()
 }
 
 /// What `cargo xtask mutants` takes.
@@ -258,11 +242,12 @@ pub fn coverage(root: &Path) -> bool {
         println!("coverage: `cargo llvm-cov` failed: run it by hand to see why");
         return false;
     };
-    match table(&json, root) {
+    let table = table(&json, root);
+    match &table {
         Ok(table) => print!("{table}"),
         Err(why) => println!("coverage: {why}"),
     }
-    table(&json, root).is_ok()
+    table.is_ok()
 }
 
 /// The crates' rows, as Markdown, of what llvm-cov exports.
@@ -291,21 +276,13 @@ fn table(json: &str, root: &Path) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    /// Goal: how many tests passed is read from libtest's own line, and from no other.
-    #[test]
-    fn the_tests_that_passed_are_counted() {
-        let line = "test result: ok. 36 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
-        assert_eq!(passed_in(line), Some(36));
-        assert_eq!(passed_in("running 36 tests"), None);
-    }
-
     /// Goal: a run in which no test ran is a failure, and so is one that ends badly.
     #[test]
     fn a_run_of_no_test_proves_nothing() {
         let sh = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            listen(&mut command, "Data race")
+            listen(&command, Some("Data race"))
         };
         assert_eq!(sh("true"), (Err("no test ran".to_owned()), false));
         assert_eq!(sh("echo 'test result: ok. 2 passed; 0 failed'"), (Ok(2), false));
