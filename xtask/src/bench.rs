@@ -3,7 +3,8 @@
 //! A peer may want what this machine lacks (cmake, a C++ compiler, a library): then it is left
 //! out, and said so, on the terminal and in the report. Nothing else is left out.
 
-use crate::{report, run};
+use crate::report;
+use crate::run::{self, Profile};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -25,8 +26,6 @@ const PEERS: &[Peer] = &[
     Peer { feature: "snmalloc", needs: "a C++ compiler and cmake", tool: "cmake" },
 ];
 
-/// Builds the command whose cases one group runs.
-const STRESS: [&str; 4] = ["build", "--release", "--package", "vmalloc-cli"];
 /// The time that one build may take: some peers bring a hundred crates.
 const BUILD: Duration = Duration::from_secs(30 * 60);
 /// The time that a full run may take.
@@ -67,7 +66,7 @@ pub fn run(root: &Path, options: &Options) -> bool {
         println!("bench was not built: {why}");
         return false;
     }
-    let mut command = Command::new(dir.join("target/release/bench"));
+    let mut command = Command::new(run::target_dir(&dir).join("release/bench"));
     command.current_dir(root).args([
         "--seed",
         &options.seed.to_string(),
@@ -75,9 +74,9 @@ pub fn run(root: &Path, options: &Options) -> bool {
         &report::commit(root, &["crates", "bench"]),
     ]);
     if options.names.is_empty() || options.names.iter().any(|name| name == "stress") {
-        match run::run(run::cargo().args(STRESS).current_dir(root), BUILD) {
-            Ok(()) => {
-                command.arg("--vmalloc").arg(root.join("target/release/vmalloc"));
+        match run::build_vmalloc(root, Profile::Release) {
+            Ok(vmalloc) => {
+                command.arg("--vmalloc").arg(vmalloc);
             }
             Err(why) => println!("left out: stress, since vmalloc-cli was not built: {why}"),
         }

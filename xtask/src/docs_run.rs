@@ -15,14 +15,12 @@
 
 use crate::markdown;
 use crate::repo::Repo;
-use crate::run;
+use crate::run::{self, Profile};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long building may take.
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How long all documents together may take.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Before a line that says what was skipped.
@@ -73,12 +71,8 @@ struct Session {
 ///
 /// Which command of which document failed, after its output was printed.
 pub fn run_all(root: &Path) -> Result<Vec<String>, String> {
-    let mut build = run::cargo();
-    build.args(["build", "--quiet", "--package", "vmalloc-cli"]).current_dir(root);
-    run::run(&mut build, BUILD_LIMIT)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = root.join(target.unwrap_or_else(|| "target".into()));
-    let stage = Stage::new(&target.join("debug"), &target.join("docs-run"));
+    let vmalloc = run::build_vmalloc(root, Profile::Debug)?;
+    let stage = Stage::new(&vmalloc, &run::target_dir(root).join("docs-run"));
     let deadline = Instant::now() + LIMIT;
     let mut skipped = Vec::new();
     for session in sessions(&Repo::load(root)) {
@@ -121,16 +115,16 @@ fn sessions(repo: &Repo) -> Vec<Session> {
 
 /// Where sessions are played.
 struct Stage {
-    programs: PathBuf,
+    vmalloc: PathBuf,
     folder: PathBuf,
     /// What stands in place of `/dev/shm/`.
     shm: String,
 }
 
 impl Stage {
-    fn new(programs: &Path, folder: &Path) -> Stage {
+    fn new(vmalloc: &Path, folder: &Path) -> Stage {
         let shm = format!("/dev/shm/vmalloc-docs-{}-", std::process::id());
-        Stage { programs: programs.to_owned(), folder: folder.to_owned(), shm }
+        Stage { vmalloc: vmalloc.to_owned(), folder: folder.to_owned(), shm }
     }
 
     /// Plays one session in an empty folder; what it skipped.
@@ -146,7 +140,7 @@ impl Stage {
         let mut bash = Command::new("bash");
         bash.args(["--norc", "-euo", "pipefail", "-c", &self.script(session)]);
         bash.current_dir(&folder).env("PATH", path).env("TERM", "dumb");
-        bash.env("VMALLOC_PROGRAM", self.programs.join("vmalloc"));
+        bash.env("VMALLOC_PROGRAM", &self.vmalloc);
         let mut printed = Vec::new();
         let result = run::run_lines(&mut bash, limit, |line| printed.push(line.to_owned()));
         self.clear(&folder);
@@ -203,7 +197,7 @@ mod tests {
     fn play(name: &str, text: &str, limit: Duration) -> Result<Vec<String>, String> {
         let folder =
             std::env::temp_dir().join(format!("vmalloc-docs-run-{}-{name}", std::process::id()));
-        let stage = Stage::new(&folder.join("programs"), &folder);
+        let stage = Stage::new(&folder.join("vmalloc"), &folder);
         let sessions = sessions(&Repo::of(&[("docs/a.md", text)]));
         let result = sessions
             .iter()

@@ -35,7 +35,8 @@ impl Need {
         }
     }
 
-    fn is_there(self) -> bool {
+    /// Whether it is there.
+    pub fn is_there(self) -> bool {
         let installed = |toolchain: &[&str], name: &str| {
             let mut command = Command::new("rustup");
             command.args(["component", "list", "--installed"]).args(toolchain);

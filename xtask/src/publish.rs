@@ -13,6 +13,7 @@
 //! What needs a tool that is missing, or the network, is skipped and told, with the way to get it.
 
 use crate::checks::metadata;
+use crate::nightly::Need;
 use crate::repo::Finding;
 use crate::run;
 use crate::suite::Tally;
@@ -137,7 +138,7 @@ fn packages(root: &Path, _: &mut Tally) -> Result<(), String> {
 }
 
 fn licences(root: &Path, tally: &mut Tally) -> Result<(), String> {
-    if !has("deny", root, tally, "licences, sources and versions") {
+    if !has("deny", tally, "licences, sources and versions") {
         return Ok(());
     }
     let mut deny = run::cargo();
@@ -146,7 +147,7 @@ fn licences(root: &Path, tally: &mut Tally) -> Result<(), String> {
 }
 
 fn advisories(root: &Path, tally: &mut Tally) -> Result<(), String> {
-    if !has("deny", root, tally, "advisories") {
+    if !has("deny", tally, "advisories") {
         return Ok(());
     }
     let mut fetch = run::cargo();
@@ -202,7 +203,7 @@ fn semver(root: &Path, tally: &mut Tally) -> Result<(), String> {
         );
         return Ok(());
     };
-    if !has("semver-checks", root, tally, "semver") {
+    if !has("semver-checks", tally, "semver") {
         return Ok(());
     }
     let mut check = run::cargo();
@@ -212,12 +213,11 @@ fn semver(root: &Path, tally: &mut Tally) -> Result<(), String> {
 }
 
 /// Whether cargo has this subcommand; tells how to get it if not.
-fn has(subcommand: &str, root: &Path, tally: &mut Tally, what: &str) -> bool {
-    let mut version = run::cargo();
-    version.args([subcommand, "--version"]).current_dir(root);
-    let is_there = run::capture(&mut version, Duration::from_secs(60)).is_some();
+fn has(subcommand: &'static str, tally: &mut Tally, what: &str) -> bool {
+    let need = Need::AddOn(subcommand);
+    let is_there = need.is_there();
     if !is_there {
-        tally.skip(format!("{what}: run `cargo install --locked cargo-{subcommand}`"));
+        tally.skip(format!("{what}: run `{}`", need.how()));
     }
     is_there
 }
@@ -281,6 +281,6 @@ mod tests {
     #[test]
     fn a_missing_tool_is_skipped_and_told() {
         let mut tally = Tally::default();
-        assert!(!has("no-such-command", Path::new("."), &mut tally, "x") && tally.skips() == 1);
+        assert!(!has("no-such-command", &mut tally, "x") && tally.skips() == 1);
     }
 }

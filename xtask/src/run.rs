@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -15,10 +16,43 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long we wait for the output of a child that has ended: longer, and a process that it left
 /// behind holds its output open.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long building the command `vmalloc` may take.
+const BUILD: Duration = Duration::from_secs(15 * 60);
 
 /// `cargo`, the one that runs us.
 pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Where cargo puts what it builds of the workspace at `root`.
+pub fn target_dir(root: &Path) -> PathBuf {
+    // As cargo takes it: a relative one is below the folder in which cargo runs.
+    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+/// How a program is built.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Profile {
+    /// With debug assertions, and quickly built.
+    Debug,
+    /// As it is used.
+    Release,
+}
+
+/// Builds the command `vmalloc`, and says where it is.
+///
+/// # Errors
+///
+/// Why it was not built, in words.
+pub fn build_vmalloc(root: &Path, profile: Profile) -> Result<PathBuf, String> {
+    let (args, folder): (&[_], _) = match profile {
+        Profile::Debug => (&["--quiet"], "debug"),
+        Profile::Release => (&["--release"], "release"),
+    };
+    let mut build = cargo();
+    build.args(["build", "--package", "vmalloc-cli"]).args(args).current_dir(root);
+    run(&mut build, BUILD)?;
+    Ok(target_dir(root).join(folder).join("vmalloc"))
 }
 
 /// Runs `command` to its end, its output passed through, without an input.

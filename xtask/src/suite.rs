@@ -201,8 +201,7 @@ fn follow(command: &mut Command, limit: Duration, tally: &mut Tally) -> Result<(
 
 /// An empty file for the skips, in the target directory.
 fn skips_file(root: &Path) -> Result<PathBuf, String> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    let dir = root.join(target).join("xtask");
+    let dir = run::target_dir(root).join("xtask");
     let file = dir.join(format!("skips-{}.txt", std::process::id()));
     std::fs::create_dir_all(&dir)
         .and_then(|()| std::fs::write(&file, ""))

@@ -17,13 +17,11 @@
 mod shot;
 mod terminal;
 
-use crate::run;
+use crate::run::{self, Profile};
 use shot::{Browser, Pane, Running};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long building may take.
-const BUILD_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// How long a command of ours may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// A picture that is larger is none for a repository.
@@ -58,15 +56,11 @@ impl Studio {
         let tmux = shot::find(&["tmux"]).ok_or_else(|| missing("tmux", "tmux"))?;
         let browser = shot::find(&["chromium", "chromium-browser", "google-chrome"])
             .ok_or_else(|| missing("chromium", "chromium"))?;
-        let mut build = run::cargo();
-        build.args(["build", "--release", "--package", "vmalloc-cli"]).current_dir(root);
-        run::run(&mut build, BUILD_LIMIT)?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-        let target = root.join(target.unwrap_or_else(|| "target".into()));
-        let scratch = target.join("screenshots");
+        let vmalloc = run::build_vmalloc(root, Profile::Release)?;
+        let scratch = run::target_dir(root).join("screenshots");
         std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
         Ok(Studio {
-            vmalloc: target.join("release/vmalloc"),
+            vmalloc,
             browser: Browser { program: browser, profile: scratch.join("profile") },
             tmux,
             scratch,
