@@ -36,19 +36,21 @@ pub enum Task {
     Simulate(simulate::Options),
     /// Take the pictures of docs/img from real pools; needs tmux and chromium.
     Screenshots,
-    /// Explore each lock-free piece in every order of steps, weak memory included: 3 minutes.
+    /// Explore each lock-free piece in every order of steps, weak memory included: 3 minutes,
+    /// and 15 on a busy machine.
     Loom(proof::Options),
-    /// Explore whole verbs, with kills, in many orders of steps: 2 minutes.
+    /// Explore whole verbs, with kills, in many orders of steps: 4 minutes.
     Shuttle(proof::Options),
     /// Explore a model of the recovery with two kills: a minute.
-    Stateright(proof::Options),
+    Stateright(proof::Output),
     /// Run the fuzzers; needs nightly and cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Run what Miri can run of what has unsafe code or orders memory; needs nightly.
     Miri(tools::Options),
     /// Run the tests of the crate `vmalloc` under AddressSanitizer; needs nightly.
     Asan(tools::Options),
-    /// Run its tests that share memory between threads under ThreadSanitizer; needs nightly.
+    /// Run the tests of the crate `vmalloc` that share memory between threads under ThreadSanitizer;
+    /// needs nightly.
     Tsan(tools::Options),
     /// Change the engine, bit by bit, and see which changes no test notices; needs cargo-mutants.
     Mutants(tools::Mutants),

@@ -2,13 +2,19 @@
 //! and `bench`, which measures.
 //!
 //! ```text
-//!   cli ─▶ ci ─┬─ steps: fmt, clippy, tests, doctests, docs, bare targets, the demo
-//!              │      └─ run: one child process, its output, a deadline
-//!              ├─ docs_run: the commands of the documents, as a reader would type them
-//!              ├─ screenshots: pictures of real pools, for the documents
-//!              ├─ suite: `cargo test`, its counts, what it skipped
-//!              └─ checks: imports · unsafe-places · docs · tidy
-//!                     └─ repo (the files) · source (Rust without comments) · markdown
+//!   cli ─┬▶ ci: every step of these, in order
+//!        │    ├─ suite: `cargo test`, its counts, what it skipped
+//!        │    ├─ kernel: the test kernels, in QEMU
+//!        │    ├─ docs_run: the commands of the documents, as a reader would type them
+//!        │    ├─ publish: packages, licences, minimum Rust, semver
+//!        │    └─ checks: imports · unsafe-places · docs · parity · tidy
+//!        │           └─ repo (the files) · source (Rust without comments) · markdown
+//!        ├▶ proof: loom, shuttle, stateright     simulate: kills and faults by seed
+//!        ├▶ fuzz · tools: Miri, the sanitizers, mutants, coverage; nightly: what these need
+//!        ├▶ bench · linux_peer: beside others, and beside Linux in one emulator
+//!        └▶ screenshots: pictures of real pools, for the documents
+//!
+//!   run: one child process, its output, a deadline     report: figures in a page, by who found them
 //! ```
 //!
 //! A check is a pure function from the files (and what a tool printed) to findings, so each is
@@ -52,7 +58,7 @@ fn main() -> ExitCode {
         cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),
         cli::Task::Shuttle(options) => proof::run(&root, proof::Checker::Shuttle, &options),
-        cli::Task::Stateright(options) => proof::run(&root, proof::Checker::Stateright, &options),
+        cli::Task::Stateright(options) => proof::stateright(&root, &options),
         cli::Task::Fuzz(options) => fuzz::run(&root, &options),
         cli::Task::Miri(options) => tools::miri(&root, &options),
         cli::Task::Asan(options) => tools::asan(&root, &options),

@@ -1,7 +1,8 @@
 //! `cargo xtask loom`, `shuttle` and `stateright`: the checkers of the workspace `proof/`.
 //!
 //! They build the engine's own sources with words of a checker's, so they are built apart. Each line
-//! of theirs that begins with the checker's name is a result: `--report` makes a table of them.
+//! of theirs that begins with the checker's name is a result: `--report` makes a table of them. A run
+//! without a result has failed: a NAME that fits no scenario proves nothing.
 
 use crate::{report, run};
 use std::path::Path;
@@ -22,11 +23,18 @@ pub enum Checker {
     Stateright,
 }
 
-/// What each of them takes.
-#[derive(clap::Args)]
+/// What loom and shuttle take.
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Only scenarios whose path holds this.
     name: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What stateright takes, too: it is one model, and explored whole.
+#[derive(clap::Args, Default)]
+pub struct Output {
     /// Write the results into this page, between its marks.
     #[arg(long, value_name = "PAGE")]
     report: Option<String>,
@@ -41,10 +49,16 @@ impl Checker {
         }
     }
 
-    fn command(self, root: &Path, options: &Options) -> Command {
+    /// What to type to run it so again.
+    fn command_line(self, name: Option<&str>) -> String {
+        let name = name.map(|name| format!(" {name}"));
+        format!("cargo xtask {}{}", self.name(), name.unwrap_or_default())
+    }
+
+    fn command(self, root: &Path, name: Option<&str>) -> Command {
         let mut command = run::cargo();
         command.current_dir(root.join("proof")).env("RUST_BACKTRACE", "0");
-        let filter = options.name.as_deref().unwrap_or("proof::");
+        let filter = name.unwrap_or("proof::");
         match self {
             Checker::Stateright => {
                 command.args(["run", "--release", "--quiet", "--package", "proof-recovery"]);
@@ -60,23 +74,32 @@ impl Checker {
     }
 }
 
-/// Runs the checker. Whether all passed.
+/// Runs scenarios of loom or shuttle. Whether all passed, and there was one.
 pub fn run(root: &Path, checker: Checker, options: &Options) -> bool {
+    check(root, checker, options.name.as_deref(), &options.output)
+}
+
+/// Explores the model. Whether all passed.
+pub fn stateright(root: &Path, output: &Output) -> bool {
+    check(root, Checker::Stateright, None, output)
+}
+
+fn check(root: &Path, checker: Checker, name: Option<&str>, output: &Output) -> bool {
     let start = Instant::now();
     let mark = format!("{}: ", checker.name());
     let mut results: Vec<Vec<String>> = Vec::new();
-    let ran = run::run_lines(&mut checker.command(root, options), LIMIT, |line| {
+    let ran = run::run_lines(&mut checker.command(root, name), LIMIT, |line| {
         println!("{line}");
         // libtest writes the name of the test before the first line of it.
         let result = line.find(&mark).map(|at| &line[at + mark.len()..]);
         results.extend(result.map(|text| text.split(" | ").map(str::to_owned).collect()));
     });
     let seconds = start.elapsed().as_secs();
-    let told = ran.and_then(|()| match &options.report {
+    let told = ran.and_then(|()| table(&results)).and_then(|table| match &output.report {
         Some(page) => {
             let commit = report::commit(root, &["crates", "proof"]);
-            let head = format!("`cargo xtask {}` at commit {commit}, {seconds} s:", checker.name());
-            report::write(root, page, checker.name(), &format!("{head}\n\n{}", table(&results)?))
+            let head = format!("`{}` at commit {commit}, {seconds} s:", checker.command_line(name));
+            report::write(root, page, checker.name(), &format!("{head}\n\n{table}"))
         }
         None => Ok(()),
     });
@@ -101,7 +124,14 @@ fn table(results: &[Vec<String>]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use super::{Checker, table};
+
+    /// Goal: a page names the command that was run, not one that would have run more.
+    #[test]
+    fn the_command_is_told_with_its_filter() {
+        assert_eq!(Checker::Loom.command_line(Some("lazy")), "cargo xtask loom lazy");
+        assert_eq!(Checker::Stateright.command_line(None), "cargo xtask stateright");
+    }
 
     /// Goal: results become a table, and what is no result is told. Method: heads that come again,
     /// as each test prints one.

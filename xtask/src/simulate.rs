@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// The time that its build may take.
 const BUILD: Duration = Duration::from_secs(15 * 60);
+/// How many operations a seed has, if nobody says otherwise.
+const STEPS: u64 = 200;
 
 /// What `cargo xtask simulate` takes.
 #[derive(clap::Args)]
@@ -19,7 +21,7 @@ pub struct Options {
     #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = seconds)]
     time: u64,
     /// How many operations a seed has.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = STEPS)]
     steps: u64,
     /// Write the figures of a clean run into this page, between its marks.
     #[arg(long, value_name = "PAGE")]
@@ -64,11 +66,22 @@ fn as_table(root: &Path, options: &Options, line: &str) -> Result<String, String
     let cells: Vec<_> = cells.collect::<Result<_, _>>().map_err(|f| format!("no figure: {f}"))?;
     let row = |cell: fn(&(&str, &str)) -> String| cells.iter().map(cell).collect::<String>();
     let (names, numbers) = (row(|(_, name)| format!(" {name} |")), row(|(n, _)| format!(" {n} |")));
-    let steps = if options.steps == 200 { "" } else { &format!(" --steps {}", options.steps) };
-    let command = format!("cargo xtask simulate --for {}s{steps}", options.time);
+    let command = command_line(options);
     let commit = report::commit(root, &["crates"]);
     let lines = "---|".repeat(cells.len());
     Ok(format!("`{command}` at commit {commit}: clean.\n\n|{names}\n|{lines}\n|{numbers}"))
+}
+
+/// What to type to run it so again.
+fn command_line(options: &Options) -> String {
+    let mut line = format!("cargo xtask simulate --for {}s", options.time);
+    if options.steps != STEPS {
+        line += &format!(" --steps {}", options.steps);
+    }
+    if let Some(seed) = options.seed {
+        line += &format!(" --seed {seed}");
+    }
+    line
 }
 
 /// Seconds, from `60`, `60s` or `5m`.
@@ -84,7 +97,16 @@ pub fn seconds(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::{Options, STEPS, command_line, seconds};
+
+    /// Goal: a page names the command that was run: what differs from the defaults is in it.
+    #[test]
+    fn the_command_is_told_with_what_was_asked_for() {
+        let options = |seed, steps| Options { seed, time: 60, steps, report: None };
+        let line = |seed, steps| command_line(&options(seed, steps));
+        assert_eq!(line(None, STEPS), "cargo xtask simulate --for 60s");
+        assert_eq!(line(Some(7), 9), "cargo xtask simulate --for 60s --steps 9 --seed 7");
+    }
 
     /// Goal: times are read with and without a unit, and nothing else is.
     #[test]
