@@ -12,6 +12,7 @@ use crate::os::map::Mapping;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 impl Mapping {
     /// `bytes` zeroed bytes, the first `words_bytes` of them for words.
@@ -22,7 +23,8 @@ impl Mapping {
         let base = NonNull::from(Box::leak(words)).cast();
         let claims = Claims::new(bytes / PAGE_BYTES).expect("heap");
         let (file, huge_way) = (Arc::new(file), HugeWay::Never);
-        Arc::new(Mapping { base, bytes, words_bytes, file, huge_way, claims })
+        let is_lost = AtomicBool::new(false);
+        Arc::new(Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims })
     }
 
     /// Gives the bytes back to the heap: for `drop` alone.
