@@ -9,7 +9,8 @@
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use vmalloc::core::PAGE_SIZE;
+use vmalloc::FileRun;
+use vmalloc::core::{Area, PAGE_SIZE};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 const PRESENT: u64 = 1 << 63;
@@ -50,36 +51,53 @@ impl Process {
         self.views.len()
     }
 
-    /// The physical frame behind each page of `bytes` of the file, as this process has them
-    /// mapped now; `None` inside for a page that is not in its page tables. `None`: the kernel
-    /// does not tell.
-    pub fn frames(&self, bytes: &Range<u64>) -> Option<Vec<Option<u64>>> {
+    /// The physical frame behind each page of an area that lies in `runs` of the file, ordered by
+    /// where they begin there, as this process has them mapped now; `None` inside for a page that
+    /// is not in its page tables. `None`: the kernel does not tell.
+    pub fn frames(&self, area: &Area, runs: &[FileRun]) -> Option<Vec<Option<u64>>> {
         let pagemap = File::open(format!("/proc/{}/pagemap", self.pid)).ok()?;
-        let pages = (bytes.end.saturating_sub(bytes.start) / PAGE) as usize;
-        let mut frames = vec![None; pages];
+        let mut frames = vec![None; area.pages.len.0 as usize];
         for view in &self.views {
-            let len = view.addresses.end - view.addresses.start;
-            let start = bytes.start.max(view.offset);
-            let end = bytes.end.min(view.offset.saturating_add(len));
-            let mut at = start;
-            while at < end {
-                let count = ((end - at) / PAGE).min(CHUNK);
-                let mut words = vec![0; count as usize * 8];
-                let address = view.addresses.start + (at - view.offset);
-                pagemap.read_exact_at(&mut words, address / PAGE * 8).ok()?;
-                let first = ((at - bytes.start) / PAGE) as usize;
-                for (frame, word) in frames[first..].iter_mut().zip(words.as_chunks::<8>().0) {
-                    let word = u64::from_ne_bytes(*word);
-                    if word & PRESENT != 0 {
-                        // Frame 0 is the kernel's own: a present page with it is a hidden one.
-                        *frame = Some(word & PFN_MASK).filter(|&pfn| pfn != 0);
-                        frame.as_ref()?;
-                    }
-                }
-                at += count.max(1) * PAGE;
+            // A framed area may have as many runs as the process has VMAs: those in sight only.
+            let hidden = runs.partition_point(|run| run.bytes.end <= view.offset);
+            for run in runs[hidden..].iter().take_while(|run| run.bytes.start < view.end()) {
+                let first = run.pages.start.0.checked_sub(area.pages.start.0)? as usize;
+                view.read(&pagemap, &run.bytes, frames.get_mut(first..)?)?;
             }
         }
         Some(frames)
+    }
+}
+
+impl FileView {
+    /// The first byte of the file behind it.
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(self.addresses.end - self.addresses.start)
+    }
+
+    /// Reads the frames of those of `bytes` of the file that it shows. `None`: the kernel does not
+    /// tell.
+    fn read(&self, pagemap: &File, bytes: &Range<u64>, frames: &mut [Option<u64>]) -> Option<()> {
+        let end = bytes.end.min(self.end());
+        let mut at = bytes.start.max(self.offset);
+        while at < end {
+            let count = ((end - at) / PAGE).min(CHUNK);
+            let mut words = vec![0; count as usize * 8];
+            let address = self.addresses.start + (at - self.offset);
+            pagemap.read_exact_at(&mut words, address / PAGE * 8).ok()?;
+            let first = ((at - bytes.start) / PAGE) as usize;
+            let seen = frames.get_mut(first..)?;
+            for (frame, word) in seen.iter_mut().zip(words.as_chunks::<8>().0) {
+                let word = u64::from_ne_bytes(*word);
+                if word & PRESENT != 0 {
+                    // Frame 0 is the kernel's own: a present page with it is a hidden one.
+                    *frame = Some(word & PFN_MASK).filter(|&pfn| pfn != 0);
+                    frame.as_ref()?;
+                }
+            }
+            at += count.max(1) * PAGE;
+        }
+        Some(())
     }
 }
 
@@ -143,7 +161,7 @@ mod tests {
         assert_eq!(other.pool_vmas(), 0);
 
         let area = looker.areas()[0];
-        let seen = me.frames(&looker.file_range(&area));
+        let seen = me.frames(&area, &looker.file_runs(&area));
         let known = vmalloc::frames_behind(&buf).unwrap();
         assert_eq!(seen, known, "as the process itself sees them");
     }

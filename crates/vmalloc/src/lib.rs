@@ -67,6 +67,7 @@ pub use framed::FrameError;
 pub use header::HeaderError;
 pub use health::Holdings;
 pub use info::{FoundPool, Info, MemberInfo, Onlooker, frames_behind, list, vmas};
+pub use look::FileRun;
 pub use options::Options;
 #[cfg(feature = "allocator-api2")]
 pub use os::allocator::InPool;

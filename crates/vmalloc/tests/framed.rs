@@ -304,8 +304,8 @@ fn huge_runs_come_first_and_lie_right() {
     let areas = onlooker.areas();
     let area = areas.iter().find(|area| area.bytes == 20 << 20).unwrap();
     let runs = onlooker.extents_of(area).unwrap();
-    assert!(runs.iter().all(|run| run.len.0 % 512 == 0), "{runs:?}");
-    assert_eq!(onlooker.file_range(area).start % (2 << 20), 0);
+    assert!(runs.iter().all(|run| run.pages.len.0 % 512 == 0), "{runs:?}");
+    assert_eq!(onlooker.file_runs(area)[0].bytes.start % (2 << 20), 0);
     drop((crumb, buf));
     assert_no_frame_is_out(&pool);
 }

@@ -10,7 +10,7 @@ use crate::show::{Printable, count, percent};
 use crate::size::Size;
 use crate::target::Looked;
 use crate::top::{caller, frame_runs, frames, name};
-use vmalloc::core::{Area, Kind};
+use vmalloc::core::{Area, Kind, PAGE_SIZE};
 
 const FRAMES: &str = "page frames of this machine, as the members' page maps have them";
 const FILE: &str = "extents of the pool's file (physical frames are shown to root, while a member \
@@ -100,10 +100,10 @@ fn runs_of(frames: &[Option<u64>]) -> Vec<Run> {
 fn file_runs(looked: &Looked, area: &Area) -> Vec<Run> {
     // What cannot be read is not drawn; the pool may be closing.
     let runs = looked.pool.extents_of(area).unwrap_or_default();
-    let run = |run: vmalloc::core::PageRange| Run {
-        page: run.start.0 - area.pages.start.0,
-        at: run.start.0,
-        len: run.len.0,
+    let run = |run: vmalloc::FileRun| Run {
+        page: run.pages.start.0 - area.pages.start.0,
+        at: run.bytes.start / PAGE_SIZE as u64,
+        len: run.pages.len.0,
     };
     runs.into_iter().map(run).collect()
 }

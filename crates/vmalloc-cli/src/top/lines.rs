@@ -10,7 +10,8 @@ use crate::show::{COLUMNS, Printable, count, cut, percent, thousands};
 use crate::size::Size;
 use ratatui::style::{Color, Modifier, Style as Paint, Stylize};
 use ratatui::text::{Line, Span};
-use vmalloc::core::{Kind, PageRange};
+use vmalloc::FileRun;
+use vmalloc::core::Kind;
 
 /// Members that are shown while the user does not ask for all.
 const MEMBERS_SHOWN: usize = 3;
@@ -348,23 +349,26 @@ pub fn detail(watch: &Watch, row: &Row) -> Vec<Line<'static>> {
     lines
 }
 
-fn file_extents(watch: &Watch, row: &Row) -> Vec<Line<'static>> {
+/// What holds an area's bytes, by their place in the pool's file.
+pub fn file_extents(watch: &Watch, row: &Row) -> Vec<Line<'static>> {
     let it = &row.area;
     let runs = match watch.extents(it) {
         Ok(runs) => runs,
         Err(e) => return vec![Line::from(format!("extents  not to be had: {e}"))],
     };
-    let touched: u64 = runs.iter().map(|run| run.len.0).sum();
+    let touched: u64 = runs.iter().map(|run| run.pages.len.0).sum();
     let mut lines = vec![Line::from(format!(
         "extents  {} of {} pages hold data, in {} of the file",
         thousands(touched),
         thousands(it.pages.len.0),
         count(runs.len() as u64, "run"),
     ))];
-    lines.extend(runs.iter().map(|run: &PageRange| {
-        let page = run.start.0 - it.pages.start.0;
-        let bytes = run.start.addr().0;
-        Line::from(format!("         page {page:>7} ▸ offset {bytes:#x}  {} pages", run.len.0))
+    lines.extend(runs.iter().map(|FileRun { pages, bytes }| {
+        let (page, at) = (pages.start.0 - it.pages.start.0, bytes.start);
+        Line::from(format!(
+            "         page {page:>7} ▸ offset {at:#x}  {}",
+            count(pages.len.0, "page")
+        ))
     }));
     lines
 }

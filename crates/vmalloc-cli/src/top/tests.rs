@@ -137,6 +137,33 @@ fn enter_shows_the_extents_of_the_selected_area() {
     assert!(!stage.screen.detail);
 }
 
+/// Goal: of a framed area in single frames all of them are shown, not the first run alone.
+#[test]
+fn enter_shows_every_frame_of_a_scattered_framed_area() {
+    let pool = Pool::options().framed().create(1 << 20).unwrap();
+    let pages: Vec<_> = (0..256).map(|_| pool.vmalloc(4096).unwrap()).collect();
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        pages.into_iter().enumerate().partition(|(i, _)| i % 2 == 0);
+    drop(freed);
+    pool.purge().unwrap();
+    let mut block = pool.vmalloc(10 * 4096).unwrap();
+    block.fill(7);
+    let mut stage = Stage::new(&pool, Sort::Size);
+    stage.press("\n");
+    let row = stage.screen.selected().unwrap();
+    let file: Vec<String> =
+        lines::file_extents(&stage.watch, row).iter().map(ToString::to_string).collect();
+    line(&file, "extents  10 of 10 pages hold data, in 10 runs of the file");
+    assert_eq!(file.iter().filter(|line| line.ends_with(" 1 page")).count(), 10, "{file:#?}");
+    let known = vmalloc::frames_behind(&block).unwrap();
+    let seen = stage.watch.frames(&row.area).map(|(_, frames)| frames);
+    assert_eq!(seen, known, "as the process itself sees them");
+    let lines = stage.shown(PLAIN);
+    let what = if known.is_some() { "frames   10 of 10 pages" } else { "extents  10 of 10 pages" };
+    line(&lines, what);
+    drop(kept);
+}
+
 /// Goal: rates and ages are those between two looks, and say so.
 #[test]
 fn second_look_has_rates_and_ages() {

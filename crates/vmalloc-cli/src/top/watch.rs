@@ -8,8 +8,8 @@
 use crate::process::{self, Process};
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vmalloc::core::{Area, AreaId, Kind, PageRange, Stats};
-use vmalloc::{Info, MemberInfo, Onlooker};
+use vmalloc::core::{Area, AreaId, Kind, Stats};
+use vmalloc::{FileRun, Info, MemberInfo, Onlooker};
 
 /// Which tenant of which slot.
 pub type Key = (AreaId, u64);
@@ -130,7 +130,7 @@ impl Watch {
     }
 
     /// The parts of an area that hold data, in the file.
-    pub fn extents(&self, area: &Area) -> std::io::Result<Vec<PageRange>> {
+    pub fn extents(&self, area: &Area) -> std::io::Result<Vec<FileRun>> {
         self.pool.extents_of(area)
     }
 
@@ -147,8 +147,9 @@ pub fn frames<'a>(
     processes: impl Iterator<Item = &'a Process>,
     area: &Area,
 ) -> Option<(u32, Vec<Option<u64>>)> {
-    let range = pool.file_range(area);
-    let seen = processes.filter_map(|process| Some((process.pid, process.frames(&range)?)));
+    let mut runs = pool.file_runs(area);
+    runs.sort_by_key(|run| run.bytes.start);
+    let seen = processes.filter_map(|process| Some((process.pid, process.frames(area, &runs)?)));
     let known = |frames: &[Option<u64>]| frames.iter().flatten().count();
     seen.max_by_key(|(_, frames)| known(frames)).filter(|(_, frames)| known(frames) > 0)
 }
