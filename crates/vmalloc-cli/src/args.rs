@@ -81,7 +81,8 @@ Examples:
   vmalloc demo                     256 MiB, three processes
   vmalloc demo --pool 2G --members 5 --seed 7
   vmalloc demo --machine sim       page tables and TLBs, each step counted
-  sudo vmalloc demo                shows the real frames behind the block
+  sudo \"$(command -v vmalloc)\" demo
+                                   shows the real frames behind the block
   vmalloc demo --stay 60           wait while all are attached: look with
                                    `vmalloc top`, `vmalloc map`
   vmalloc demo --json | jq .block";
@@ -219,7 +220,8 @@ Examples:
   vmalloc info 4711              every pool that process 4711 has open
   vmalloc info /dev/shm/frames --json | jq '.[0].areas[].token'
   vmalloc info /dev/shm/frames --metrics
-  sudo vmalloc info --kernel     the machine's own /proc/vmallocinfo, added up
+  sudo \"$(command -v vmalloc)\" info --kernel
+                                 the machine's own /proc/vmallocinfo, added up
 
 It only looks: it takes no member slot and changes nothing. Addresses are
 offsets in the pool's window. A name of digits alone is a process; write ./4711

@@ -28,8 +28,10 @@ const EXAMPLES: &str = "\
 Examples:
   vmalloc map                             the only pool there is, in letters
   vmalloc map /dev/shm/frames --html map.html
-  sudo vmalloc map 4711 --svg map.svg     with the real frames behind it
-  sudo vmalloc map --kernel               the machine's own vmalloc areas
+  sudo \"$(command -v vmalloc)\" map 4711 --svg map.svg
+                                          with the real frames behind it
+  sudo \"$(command -v vmalloc)\" map --kernel
+                                          the machine's own vmalloc areas
   vmalloc map --trace run.trace --html run.html
 
 The window is above: an area is one run of pages there. Below are the frames it
