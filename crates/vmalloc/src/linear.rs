@@ -398,9 +398,6 @@ impl Machine for Linear<'_> {
     }
 
     fn recovered(&self, held: &dyn Fn() -> Option<Pages>) {
-        if let Some(frames) = self.0.framed() {
-            frames.mend();
-        }
         for _ in 0..RECOUNTS_MAX {
             let due = self.0.header().recount_due();
             let before = self.0.charged().load(Ordering::SeqCst);

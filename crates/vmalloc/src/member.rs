@@ -82,9 +82,8 @@ impl Member {
         let mut member =
             Member { ground, me, lazy_pages_max, at_join, fork, life, attached, recovering };
         if member.ground.header().member(me).is_active() {
-            member.ground.header().want_recount();
             // Its last tenant died. With its lock and its number, what it was doing is ours.
-            member.at_join += member.engine().recover(me);
+            member.at_join += member.recover_one(me);
         }
         let uid = rustix::process::geteuid().as_raw();
         member.ground.header().member(me).enter(std::process::id(), uid);
@@ -116,14 +115,25 @@ impl Member {
             }
             let slot = self.ground.header().member(other);
             if slot.is_active() {
-                self.ground.header().want_recount();
-                total += self.engine().recover(other);
+                total += self.recover_one(other);
                 slot.leave();
             }
             let _ = self.life.unlock(byte_of(other), 2);
         }
         self.recount_if_due();
         total
+    }
+
+    /// Takes over what `dead` left, whose lock this member has. If we die over it, the slot is as it
+    /// was, and the next one does all of it.
+    fn recover_one(&self, dead: Owner) -> Recovered {
+        self.ground.header().want_recount();
+        let recovered = self.engine().recover(dead);
+        if let Some(frames) = self.ground.framed() {
+            // Frames that it took out of the bits and never owned, or let go of and never put back.
+            frames.mend();
+        }
+        recovered
     }
 
     /// Whether somebody else is recovering a dead member just now, and so may free what is wanted
