@@ -30,7 +30,7 @@ pub enum CreateError {
         /// What was asked for.
         bytes: u64,
     },
-    /// There is something in the file already: its first page is not zero.
+    /// There is something in the file already: its first 40 KiB are not zero.
     NotEmpty,
     /// The memory does not even hold the tables, for so many members and such a window.
     NoRoom {
@@ -246,7 +246,7 @@ impl fmt::Display for CreateError {
                 "a window of {bytes} bytes: twice the capacity, up to what it has by default"
             ),
             CreateError::NotEmpty => {
-                write!(f, "the file holds something: its first page must be zero")
+                write!(f, "the file holds something: its first 40 KiB must be zero")
             }
             CreateError::NoRoom { bytes, needed } => write!(
                 f,

@@ -199,8 +199,9 @@ impl Shape {
     }
 }
 
-/// Bytes to read before the shape is known.
+/// Bytes to read before the shape is known: 40 KiB, as the docs of what must be empty say.
 pub(crate) const HEADER_BYTES: u64 = HEADER_WORDS as u64 * WORD_BYTES;
+const _: () = assert!(HEADER_BYTES == 40 << 10);
 
 /// The header, as views of the pool's words.
 #[derive(Clone, Copy)]

@@ -12,7 +12,6 @@ use crate::linear::{Ground, allocate};
 use crate::member::Member;
 use crate::os::commit::{Grain, commit};
 use crate::os::file::PoolFile;
-use crate::os::map::{Mapping, check_pages};
 use crate::os::memory::Headroom;
 use crate::os::open::{Accept, Owner as FileOwner};
 use crate::os::{PAGE_BYTES, Span};
@@ -150,7 +149,8 @@ impl Options {
 
     /// Makes a framed pool of the file at `path`, all of it: memory that somebody set aside, what a
     /// hypervisor shares with its guests, say. It must lie on tmpfs and be this user's alone, and its
-    /// first page must be zero: what else is there is overwritten.
+    /// first 40 KiB must be zero: what else is there is overwritten. Memory of it that is there
+    /// already is not taken from what the machine has left ([`Options::memory_bytes`]); holes are.
     ///
     /// Tables are taken off: the more, the more [`Options::members`] there can be and the longer the
     /// [`Options::window_bytes`]. What the pool may hold then,
@@ -173,36 +173,47 @@ impl Options {
     /// The framed shape with the most frames that takes no more than `bytes`.
     fn shape_in(&self, bytes: u64) -> Result<Shape, CreateError> {
         let options = Options { is_framed: true, ..self.clone() };
-        let mut capacity = bytes;
-        loop {
-            let shape = options.shape(capacity)?;
-            let needed = shape.file_bytes();
-            if needed <= bytes {
-                return Ok(shape);
-            }
-            let over = needed - bytes;
-            capacity = capacity.saturating_sub(over.next_multiple_of(PAGE_BYTES));
-            if capacity == 0 {
-                return Err(CreateError::NoRoom { bytes, needed });
+        options.check_members()?;
+        let most = Pages(bytes / PAGE_BYTES).min(CAPACITY_MAX);
+        let (id, window) = (random(), options.window());
+        if window
+            .is_some_and(|pages| pages.0 == 0 || pages > options.roomy(id, most).geometry.pages())
+        {
+            return Err(CreateError::Window { bytes: options.window_bytes.unwrap_or(0) });
+        }
+        let shape_of = |pages: u64| options.shape_of(id, Pages(pages));
+        let needed = shape_of(1).file_bytes();
+        if needed > bytes {
+            return Err(CreateError::NoRoom { bytes, needed });
+        }
+        // So many pages fit; so many are too many. More pages never take less.
+        let (mut fit, mut over) = (1, most.0 + 1);
+        while over - fit > 1 {
+            let middle = fit + (over - fit) / 2;
+            match shape_of(middle).file_bytes() <= bytes {
+                true => fit = middle,
+                false => over = middle,
             }
         }
+        options.checked(shape_of(fit))
     }
 
     /// Makes a framed pool in memory that may hold anything.
     fn make_in(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {
         let os = |e: crate::error::Source| CreateError::Os(e);
-        check_pages(&file).map_err(|e| os(Box::new(e)))?;
-        // What is a hole becomes memory: from here on all of it is.
-        let all = Span::new(0, shape.file_bytes());
-        self.headroom().take(all.len, all.len).map_err(|e| os(Box::new(e)))?;
-        allocate(&file, all).map_err(|e| os(Box::new(e)))?;
-        let file = Arc::new(file);
-        let mapping =
-            Mapping::framed(Arc::clone(&file), all.len, 0).map_err(|e| os(Box::new(e)))?;
-        let words = mapping.words(0, (all.len / 8) as usize).map_err(|e| os(Box::new(e)))?;
+        let held = file.resident_bytes().map_err(|e| os(Box::new(e)))?;
+        let ground = Ground::new(Arc::new(file), shape, self.headroom()).map_err(os)?;
+        let (all, file) = (Span::new(0, shape.file_bytes()), ground.mapping.file());
+        // What is a hole becomes memory: from here on all of it is. What the kernel holds behind our
+        // part is none of it.
+        let behind = file.bytes().saturating_sub(all.len);
+        let holes = all.len.saturating_sub(held.saturating_sub(behind));
+        ground.headroom.take(holes, holes).map_err(|e| os(Box::new(e)))?;
+        allocate(file, all).map_err(|e| os(Box::new(e)))?;
+        let words = ground.mapping.words(0, (all.len / 8) as usize);
+        let words = words.map_err(|e| os(Box::new(e)))?;
         words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-        drop(mapping);
-        self.finish(file, shape, self.headroom())
+        self.finish(ground)
     }
 
     /// Opens the pool at `path`, which may also be another process's `/proc/PID/fd/N`.
@@ -248,57 +259,67 @@ impl Options {
         if capacity.0 == 0 || capacity > CAPACITY_MAX {
             return Err(CreateError::Capacity { bytes: capacity_bytes });
         }
-        if self.members == 0 || self.members > vmalloc_core::layout::MEMBERS_MAX {
-            return Err(CreateError::Members { members: self.members });
+        self.check_members()?;
+        self.checked(self.shape_of(random(), capacity))
+    }
+
+    fn check_members(&self) -> Result<(), CreateError> {
+        let is_possible = (1..=vmalloc_core::layout::MEMBERS_MAX).contains(&self.members);
+        is_possible.then_some(()).ok_or(CreateError::Members { members: self.members })
+    }
+
+    /// The window that is asked for.
+    fn window(&self) -> Option<Pages> {
+        self.window_bytes.map(Pages::for_bytes)
+    }
+
+    /// The shape with the window that it has by default.
+    fn roomy(&self, id: u64, capacity: Pages) -> Shape {
+        match self.is_framed {
+            true => Shape::framed(id, capacity, self.members),
+            false => Shape::new(id, capacity, self.members),
         }
-        let shape = match self.is_framed {
-            true => Shape::framed(random(), capacity, self.members),
-            false => Shape::new(random(), capacity, self.members),
-        };
+    }
+
+    /// The shape with the window that is asked for, however that fits.
+    fn shape_of(&self, id: u64, capacity: Pages) -> Shape {
+        let roomy = self.roomy(id, capacity);
+        self.window().map_or(roomy, |window| roomy.with_window(window))
+    }
+
+    /// This shape, if the window that is asked for fits its capacity.
+    fn checked(&self, shape: Shape) -> Result<Shape, CreateError> {
         let Some(bytes) = self.window_bytes else { return Ok(shape) };
         let window = Pages::for_bytes(bytes);
-        if window.0 < 2 * capacity.0 || window > shape.geometry.pages() {
+        let most = self.roomy(shape.id, shape.capacity).geometry.pages();
+        if window.0 < 2 * shape.capacity.0 || window > most {
             return Err(CreateError::Window { bytes });
         }
-        Ok(shape.with_window(window))
+        Ok(shape)
     }
 
     fn make(&self, file: PoolFile, shape: Shape) -> Result<Pool, CreateError> {
         let os = |e: crate::error::Source| CreateError::Os(e);
-        if shape.is_framed {
-            check_pages(&file).map_err(|e| os(Box::new(e)))?;
-        }
-        let flat = Span::new(0, shape.flat_bytes());
-        let headroom = self.headroom();
-        headroom.take(flat.len, flat.len).map_err(|e| os(Box::new(e)))?;
-        allocate(&file, flat).map_err(|e| os(Box::new(e)))?;
+        let ground = Ground::new(Arc::new(file), shape, self.headroom()).map_err(os)?;
+        let take = |span: Span| -> Result<(), crate::error::Source> {
+            ground.headroom.take(span.len, span.len)?;
+            Ok(allocate(ground.mapping.file(), span)?)
+        };
+        take(Span::new(0, shape.flat_bytes())).map_err(os)?;
         if shape.is_framed {
             let words = shape.frame_words();
             let start = Shape::words_offset(words.start);
-            let tables = Span::new(start, Shape::words_offset(words.end) - start);
-            headroom.take(tables.len, tables.len).map_err(|e| os(Box::new(e)))?;
-            allocate(&file, tables).map_err(|e| os(Box::new(e)))?;
-            let file = Arc::new(file);
-            let mapping = Mapping::framed(Arc::clone(&file), shape.file_bytes(), 0);
-            let mapping = mapping.map_err(|e| os(Box::new(e)))?;
+            take(Span::new(start, Shape::words_offset(words.end) - start)).map_err(os)?;
             let frames = Span::new(shape.words_bytes(), shape.capacity.bytes());
-            let _ = mapping.advise_huge(frames);
-            let committed = commit(&mapping, frames, Grain::Huge, &headroom);
+            let committed = commit(&ground.mapping, frames, Grain::Huge, &ground.headroom);
             committed.map_err(|e| os(Box::new(e)))?;
-            return self.finish(file, shape, headroom);
         }
-        self.finish(Arc::new(file), shape, headroom)
+        self.finish(ground)
     }
 
     /// Puts the header in its place, behind which all tables are zero, and joins.
-    fn finish(
-        &self,
-        file: Arc<PoolFile>,
-        shape: Shape,
-        headroom: Headroom,
-    ) -> Result<Pool, CreateError> {
-        let os = |e: crate::error::Source| CreateError::Os(e);
-        let ground = Ground::new(file, shape, headroom).map_err(os)?;
+    fn finish(&self, ground: Ground) -> Result<Pool, CreateError> {
+        let shape = ground.shape;
         if shape.is_framed {
             framed::format(ground.header(), &shape);
         }
@@ -306,7 +327,7 @@ impl Options {
         ground.header().write(&shape, now);
         ground.header().set_ready();
         let member = Member::join(ground, self.lazy_pages_max(&shape));
-        member.map(Pool::new).map_err(|e| os(Box::new(OpenError::from(e))))
+        member.map(Pool::new).map_err(|e| CreateError::Os(Box::new(OpenError::from(e))))
     }
 
     fn join(&self, file: PoolFile) -> Result<Pool, OpenError> {

@@ -1,16 +1,15 @@
 //! Framed pools: a fixed piece of memory whose frames the pool hands out itself.
 //!
 //! The suite, the model and the hundred kills run on them beside linear pools (`conformance.rs`,
-//! `model.rs`, `recovery.rs`); here is what is theirs alone: frames, runs, VMAs.
+//! `model.rs`, `recovery.rs`); here is what is theirs alone: frames, runs, VMAs. Those in memory that
+//! was there before are in `carved.rs`.
 
 use crate::peer::Peer;
 use crate::support::{KIB, MIB, Mount, PAGE, Random, Scratch};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 use vmalloc::core::{AllocError, MapError};
 use vmalloc::testing::Plan;
-use vmalloc::{CreateError, Frozen, Onlooker, Pool, Request, Token};
+use vmalloc::{Frozen, Onlooker, Pool, Request, Token};
 
 const ZEROS: [u8; 4096] = [0; 4096];
 
@@ -370,48 +369,6 @@ fn a_framed_pool_at_a_path_is_opened_as_one() {
     assert_eq!(pool.verify().unwrap().areas, 1, "what it published stays");
     pool.free(&token).unwrap();
     assert_no_frame_is_out(&pool);
-}
-
-/// Goal: memory that somebody set aside becomes a pool, all of it, whatever it held behind its first
-/// page; what holds something in its first page is left alone, and what is too small is told so.
-#[test]
-fn a_piece_of_memory_that_is_there_becomes_a_pool() {
-    let path = Scratch::new("carve-out");
-    let options = Pool::options().members(4).window_bytes(256 * MIB);
-    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path.0);
-    let mut file = file.unwrap();
-    // Rubbish in every word but those of the first page's header.
-    let header = vec![0_u8; 64 * 1024];
-    file.write_all(&header).unwrap();
-    file.write_all(&vec![0xa5; (48 << 20) - header.len()]).unwrap();
-
-    let pool = options.create_in(&path.0).unwrap();
-    let info = pool.info();
-    println!("48 MiB of memory: a framed pool of {} KiB", info.capacity_bytes / KIB);
-    assert!(info.framed && info.capacity_bytes > 32 * MIB, "{}", info.capacity_bytes);
-    assert_eq!(file.metadata().unwrap().len(), 48 * MIB);
-    pool.verify().unwrap();
-    let mut peer = Peer::at(&path.0);
-    let there = peer.ok("vmalloc 1000000");
-    peer.ok(&format!("all {there} 0"));
-    peer.ok(&format!("fill {there} 7"));
-    let token = peer.token(&format!("freeze {there}"));
-    assert!(pool.attach(&token).unwrap().iter().all(|&byte| byte == 7));
-    let again = options.create_in(&path.0).unwrap_err();
-    assert!(matches!(again, CreateError::NotEmpty), "{again:?}");
-    peer.dismiss();
-    pool.free(&token).unwrap();
-    let all = pool.vmalloc(info.capacity_bytes as usize).unwrap();
-    assert!(all.chunks(4096).all(|page| page == &ZEROS[..page.len()]), "what was there before");
-    drop(all);
-    assert_no_frame_is_out(&pool);
-    drop((pool, file));
-
-    let small = Scratch::new("small");
-    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&small.0);
-    file.unwrap().set_len(MIB).unwrap();
-    let error = Pool::options().create_in(&small.0).unwrap_err();
-    assert!(matches!(error, CreateError::NoRoom { bytes: 1_048_576, .. }), "{error:?}");
 }
 
 /// Goal: in a file of huge pages, where a run of one frame would show all of a huge page, no framed

@@ -7,6 +7,7 @@
 //! The suite that every machine passes, and the model with it, run on a [`subject_linux`].
 
 mod budget;
+mod carved;
 mod conformance;
 mod crash;
 mod each_point;

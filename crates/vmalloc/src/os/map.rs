@@ -268,7 +268,7 @@ impl Drop for Mapping {
 /// # Errors
 ///
 /// [`MapError::PageSize`].
-pub(crate) fn check_pages(file: &PoolFile) -> Result<(), MapError> {
+fn check_pages(file: &PoolFile) -> Result<(), MapError> {
     let os = |errno| MapError::Os { call: "fstatfs", bytes: file.bytes(), errno };
     let page_bytes = file.page_bytes().map_err(os)?;
     if page_bytes as u64 == PAGE_BYTES { Ok(()) } else { Err(MapError::PageSize { page_bytes }) }
