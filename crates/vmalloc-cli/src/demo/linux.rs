@@ -270,8 +270,13 @@ impl<'a> Stage<'a> {
             Size(now)
         ))?;
         self.tell.say(format_args!(
-            "In all: {} allocs ({} revived), {} frees, {} attaches, {} flushes, {} refused.",
-            stats.allocs, stats.revives, stats.frees, stats.attaches, stats.flushes, stats.failures
+            "In all: {} ({} revived), {}, {}, {}, {} refused.",
+            count(stats.allocs, "alloc"),
+            thousands(stats.revives),
+            count(stats.frees, "free"),
+            count_of(stats.attaches, "attach", "attaches"),
+            count_of(stats.flushes, "flush", "flushes"),
+            thousands(stats.failures)
         ))?;
         Ok([new, full, now])
     }
