@@ -3,7 +3,7 @@
 //! All through an [`Onlooker`], which takes no member slot.
 
 use crate::failure::{Failure, not_opened};
-use crate::list;
+use crate::list::{self, Row};
 use std::io;
 use std::path::{Path, PathBuf};
 use vmalloc::Onlooker;
@@ -26,11 +26,19 @@ pub fn all(target: &Path) -> Result<Vec<Looked>, Failure> {
 
 /// The one pool that a target names; without a target, the one that there is on this machine.
 pub fn one(target: Option<&Path>) -> Result<Looked, Failure> {
-    let mut found = match target {
-        Some(target) => all(target)?,
-        // One that goes while we look is not there any more.
-        None => list::rows().into_iter().filter_map(|row| look(row.path.into()).ok()).collect(),
-    };
+    match target {
+        Some(target) => one_of(all(target)?),
+        None => only(list::rows()),
+    }
+}
+
+/// The one pool of a list.
+pub fn only(rows: Vec<Row>) -> Result<Looked, Failure> {
+    // One that goes while we look is not there any more.
+    one_of(rows.into_iter().filter_map(|row| look(row.path.into()).ok()).collect())
+}
+
+fn one_of(mut found: Vec<Looked>) -> Result<Looked, Failure> {
     match (found.pop(), found.is_empty()) {
         (Some(pool), true) => Ok(pool),
         (Some(last), false) => {

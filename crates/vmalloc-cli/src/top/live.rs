@@ -1,4 +1,11 @@
-//! The live view: draws the lines of a look on a terminal, and waits for keys.
+//! The live view: draws on a terminal, waits for keys, and looks again from time to time.
+//!
+//! ```text
+//!   until_left:  ┌─▶ draw ─▶ a key, or time is up ─┬─ press ─▶ Leave
+//!                └──────────── tick ◀──────────────┘
+//! ```
+//!
+//! The loop is the same for a watch and for the list of pools ([`super::pick`]).
 
 use super::keys::{After, press};
 use super::lines::{self, Style};
@@ -6,7 +13,7 @@ use super::rows::Screen;
 use super::watch::Watch;
 use crate::failure::{Done, Failure};
 use ratatui::Frame;
-use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
@@ -17,41 +24,75 @@ use std::time::{Duration, Instant};
 const AREAS_MIN: usize = 4;
 
 const HELP: &str = "q leave  jk move  Enter extents  s sort  r turn  / filter  p parked  m members";
+const PAUSED: &str = "PAUSED: space goes on  q leave  jk move  Enter extents  / filter  m members";
 
-/// Watches until the user leaves. The terminal is put back whatever happens.
-pub fn run(watch: &mut Watch, screen: &mut Screen, interval: Duration) -> Done {
-    let not_had = |e: &io::Error| Failure::new(format_args!("the terminal: {e}"));
-    let mut terminal = ratatui::try_init().map_err(|e| not_had(&e))?;
-    let style = Style::of_environment(true);
-    let watched = watch_with(watch, screen, interval, |watch, screen| {
-        terminal.draw(|frame| draw(frame, watch, screen, &style)).map(drop)
-    });
-    ratatui::restore();
-    watched.map_err(|e| not_had(&e))
+/// Something to be seen on a terminal until the user leaves it.
+pub trait Scenery {
+    /// Draws it as it is.
+    fn draw(&mut self, frame: &mut Frame<'_>);
+    /// Does what a key says.
+    fn press(&mut self, key: KeyEvent) -> After;
+    /// Looks again: the interval is over.
+    fn tick(&mut self);
 }
 
-fn watch_with(
-    watch: &mut Watch,
-    screen: &mut Screen,
+/// A pool that is watched.
+struct Live<'a> {
+    watch: &'a mut Watch,
+    screen: &'a mut Screen,
+    style: Style,
+}
+
+impl Scenery for Live<'_> {
+    fn draw(&mut self, frame: &mut Frame<'_>) {
+        self.screen.take(self.watch);
+        draw(frame, self.watch, self.screen, &self.style);
+    }
+
+    fn press(&mut self, key: KeyEvent) -> After {
+        press(self.screen, key)
+    }
+
+    fn tick(&mut self) {
+        if !self.screen.paused {
+            self.watch.look();
+        }
+    }
+}
+
+/// Watches until the user leaves.
+pub fn run(watch: &mut Watch, screen: &mut Screen, interval: Duration) -> Done {
+    show(&mut Live { watch, screen, style: Style::of_environment(true) }, interval)
+}
+
+/// Shows it until the user leaves. The terminal is put back whatever happens.
+pub fn show(scenery: &mut impl Scenery, interval: Duration) -> Done {
+    let not_had = |e: io::Error| Failure::new(format_args!("the terminal: {e}"));
+    let mut terminal = ratatui::try_init().map_err(not_had)?;
+    let shown = until_left(scenery, interval, |scenery| {
+        terminal.draw(|frame| scenery.draw(frame)).map(drop)
+    });
+    ratatui::restore();
+    shown.map_err(not_had)
+}
+
+fn until_left<S: Scenery>(
+    scenery: &mut S,
     interval: Duration,
-    mut draw: impl FnMut(&Watch, &mut Screen) -> io::Result<()>,
+    mut draw: impl FnMut(&mut S) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut due = Instant::now() + interval;
     loop {
-        screen.take(watch);
-        draw(watch, screen)?;
-        let wait = due.saturating_duration_since(Instant::now());
-        if event::poll(wait)?
+        draw(scenery)?;
+        if event::poll(due.saturating_duration_since(Instant::now()))?
             && let Event::Key(key) = event::read()?
             && key.kind != KeyEventKind::Release
-            && press(screen, key) == After::Leave
+            && scenery.press(key) == After::Leave
         {
             return Ok(());
         }
         if Instant::now() >= due {
-            if !screen.paused {
-                watch.look();
-            }
+            scenery.tick();
             due = Instant::now() + interval;
         }
     }
@@ -81,8 +122,7 @@ pub fn draw(frame: &mut Frame<'_>, watch: &Watch, screen: &Screen, style: &Style
     let above = Rect { height: area.height.saturating_sub(1), ..area };
     frame.render_widget(Paragraph::new(top), above);
     let below = Rect { y: area.bottom().saturating_sub(1), height: 1.min(area.height), ..area };
-    let paused = if screen.paused { "PAUSED, space goes on   " } else { "" };
-    frame.render_widget(Paragraph::new(format!("{paused}{HELP}")), below);
+    frame.render_widget(Paragraph::new(if screen.paused { PAUSED } else { HELP }), below);
 }
 
 /// As many lines as there is room for; the last says how many are missing.

@@ -8,18 +8,18 @@
 //! stays selected wherever its line moves to.
 
 use super::keys::After;
+use super::live::{self, Scenery};
 use crate::failure::Failure;
 use crate::list::{self, Row};
-use crate::show::{COLUMNS, Printable, cut};
+use crate::show::{COLUMNS, Printable, count, cut};
 use crate::size::Size;
 use crate::target::{self, Looked};
 use ratatui::Frame;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use ratatui::style::{Modifier, Style};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::style::Stylize;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const REFRESH: Duration = Duration::from_secs(1);
 const HELP: &str = "jk or arrows move  Enter watches the pool  q leaves";
@@ -35,32 +35,32 @@ pub struct Picker {
 pub fn pool() -> Result<Option<Looked>, Failure> {
     let rows = list::rows();
     if rows.len() < 2 {
-        return target::one(None).map(Some);
+        return target::only(rows).map(Some);
     }
-    let not_had = |e: io::Error| Failure::new(format_args!("the terminal: {e}"));
     let mut picker = Picker::new(rows);
-    let mut terminal = ratatui::try_init().map_err(not_had)?;
-    let asked = ask(&mut picker, |picker| terminal.draw(|frame| picker.draw(frame)).map(drop));
-    ratatui::restore();
-    asked.map_err(not_had)?;
+    live::show(&mut picker, REFRESH)?;
     picker.chosen().map(|row| target::look(row.path.clone().into())).transpose()
 }
 
-fn ask(picker: &mut Picker, mut draw: impl FnMut(&Picker) -> io::Result<()>) -> io::Result<()> {
-    let mut due = Instant::now() + REFRESH;
-    loop {
-        draw(picker)?;
-        if event::poll(due.saturating_duration_since(Instant::now()))?
-            && let Event::Key(key) = event::read()?
-            && key.kind != KeyEventKind::Release
-            && picker.press(key) == After::Leave
-        {
-            return Ok(());
-        }
-        if Instant::now() >= due {
-            picker.take(list::rows());
-            due = Instant::now() + REFRESH;
-        }
+impl Scenery for Picker {
+    fn draw(&mut self, frame: &mut Frame<'_>) {
+        let head = head();
+        let line = |text: String| match text.starts_with('>') {
+            true => Line::from(text).reversed(),
+            false if text == head => Line::from(text).underlined(),
+            false => Line::from(text),
+        };
+        let lines = self.lines(usize::from(frame.area().height));
+        let lines: Vec<Line<'_>> = lines.into_iter().map(line).collect();
+        frame.render_widget(Paragraph::new(lines), frame.area());
+    }
+
+    fn press(&mut self, key: KeyEvent) -> After {
+        Picker::press(self, key)
+    }
+
+    fn tick(&mut self) {
+        self.take(list::rows());
     }
 }
 
@@ -108,7 +108,8 @@ impl Picker {
     pub fn lines(&self, height: usize) -> Vec<String> {
         let room = height.saturating_sub(4);
         let first = (self.at + 1).saturating_sub(room);
-        let mut lines = vec![format!("{} pools: which one?", self.rows.len())];
+        let mut lines =
+            vec![format!("{}: which one?", count(self.rows.len() as u64, "pool")), head()];
         for (i, row) in self.rows.iter().enumerate().skip(first).take(room) {
             let mark = if i == self.at { '>' } else { ' ' };
             let line = format!(
@@ -126,15 +127,10 @@ impl Picker {
         lines.push(HELP.to_owned());
         lines
     }
+}
 
-    fn draw(&self, frame: &mut Frame<'_>) {
-        let reversed = Style::new().add_modifier(Modifier::REVERSED);
-        let line = |text: String| match text.starts_with('>') {
-            true => Line::styled(text, reversed),
-            false => Line::from(text),
-        };
-        let lines = self.lines(usize::from(frame.area().height));
-        let lines: Vec<Line<'_>> = lines.into_iter().map(line).collect();
-        frame.render_widget(Paragraph::new(lines), frame.area());
-    }
+/// The heads of the columns.
+fn head() -> String {
+    let (capacity, areas) = ("CAPACITY", "AREAS");
+    format!("  {:<8} {capacity:>9} {:>9} {areas:>5} {:>5}  NAME", "POOL", "USED", "PROCS")
 }

@@ -326,3 +326,26 @@ fn a_pool_is_picked_from_a_list_that_changes() {
     picker.press(key(KeyCode::End));
     assert!(picker.lines(6)[2..].iter().any(|line| line.starts_with('>')), "{:?}", picker.lines(6));
 }
+
+/// Goal: each column of the list of pools has its head over it.
+#[test]
+fn the_list_of_pools_has_a_head_over_each_column() {
+    let pool = Pool::options().name("heads").create(3 << 20).unwrap();
+    let id = format!("{:08x}", pool.info().id);
+    let mut rows = crate::list::rows();
+    rows.retain(|row| row.id == id);
+    let lines = Picker::new(rows).lines(24);
+    assert_eq!(lines[0], "1 pool: which one?");
+    assert_eq!(lines[1], "  POOL      CAPACITY      USED AREAS PROCS  NAME");
+    for (head, cell) in [
+        ("POOL", id.as_str()),
+        ("CAPACITY", "   3 MiB"),
+        ("     USED", "  0 bytes"),
+        ("AREAS", "    0"),
+        ("PROCS", "    1"),
+        ("NAME", "heads"),
+    ] {
+        let at = lines[1].find(head).unwrap();
+        assert!(lines[2][at..].starts_with(cell), "{head}: {lines:#?}");
+    }
+}
