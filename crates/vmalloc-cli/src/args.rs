@@ -128,8 +128,8 @@ Examples:
 The pool takes memory only for what it holds, and about 0.6 % of the capacity
 for its tables. Only you can open it (mode 0600). It lives until it is removed
 (`vmalloc rm PATH`) or the machine goes down. `ls` shows a size 64 times the
-capacity: addresses, not memory; `du` shows the memory. With --framed all of
-it is memory from the start, and a block costs a mapping for each run of frames.";
+capacity: addresses, not memory; `du` shows the memory. With --framed its frames
+are memory from the start, and a block costs a mapping for each run of them.";
 
 /// What pool to make.
 #[derive(ClapArgs, Debug)]
@@ -143,7 +143,7 @@ pub struct CreateArgs {
     /// How many processes may be members at a time.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub members: u32,
-    /// Framed: all of it is there from the start, and the pool hands out its frames itself.
+    /// Framed: its frames are there from the start, and the pool hands them out itself.
     #[arg(long)]
     pub framed: bool,
 }

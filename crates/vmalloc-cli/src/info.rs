@@ -29,7 +29,7 @@ struct PoolJson {
     committed_bytes: u64,
     resident_bytes: u64,
     tables_bytes: u64,
-    /// What stitched views of one process may take, by this machine's `vm.max_map_count`.
+    /// What stitched views and runs of framed pools of one process may take, by this machine's `vm.max_map_count`.
     stitched_vmas_max: usize,
     guards: bool,
     framed: bool,
@@ -161,12 +161,19 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     let (window, hole) = (Size(stats.window.bytes()), Size(stats.largest_hole.bytes()));
     writeln!(out, "  window    {window} of addresses, largest hole {hole}")?;
     if info.framed {
-        writeln!(out, "  framed    all of it is there from the start")?;
+        writeln!(out, "  framed    its frames are there from the start")?;
     }
     let guards = if info.guards { "yes" } else { "no: this kernel has none before Linux 6.13" };
     writeln!(out, "  guards    {guards}")?;
     let vmas = info.stitched_vmas_max;
-    writeln!(out, "  VMAs      3 a member; stitched views of a process may take {vmas} more")?;
+    if info.framed {
+        writeln!(
+            out,
+            "  VMAs      one a run of frames; with stitched views at most {vmas} a process"
+        )?;
+    } else {
+        writeln!(out, "  VMAs      3 a member; stitched views of a process may take {vmas} more")?;
+    }
     let Stats { allocs, frees, revives, flushes, attaches, failures, recovered, .. } = stats;
     let (allocs, frees) = (count(*allocs, "alloc"), count(*frees, "free"));
     let attaches = count_of(*attaches, "attach", "attaches");

@@ -40,7 +40,7 @@ const fn counter(name: &'static str, help: &'static str, value: fn(&Pool) -> u64
 const FAMILIES: &[Family] = &[
     gauge("capacity_bytes", "What the pool may hold.", |p| p.info.capacity_bytes),
     gauge("limit_bytes", "What it may hold now.", |p| p.info.limit_bytes),
-    gauge("stitched_vmas_max", "VMAs that stitched views of one process may take.", |p| p.info.stitched_vmas_max as u64),
+    gauge("stitched_vmas_max", "VMAs that stitched views and runs of framed pools of one process may take.", |p| p.info.stitched_vmas_max as u64),
     gauge("committed_bytes", "Areas, parked ones too.", |p| p.info.committed_bytes),
     gauge("resident_bytes", "Memory that the system holds for it, tables too.", |p| p.info.resident_bytes),
     gauge("tables_bytes", "Tables that were committed when it was made.", |p| p.info.tables_bytes),

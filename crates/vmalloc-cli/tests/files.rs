@@ -115,7 +115,11 @@ fn a_framed_pool_serves_the_same_commands() {
     let bytes = noise(1_000_003, 3);
     let token = place.put(&bytes);
     let info = text(vmalloc(&["info", place.str()]));
-    assert!(info.contains("framed    all of it is there"), "{info}");
+    assert!(info.contains("\n  framed    its frames are there from the start\n"), "{info}");
+    assert!(info.contains("\n  VMAs      one a run of frames; with stitched views at"), "{info}");
+    assert!(info.contains("\n  counted   1 alloc (0 revived), 0 frees,\n"), "{info}");
+    let mut totals = info.lines().take_while(|line| *line != "areas");
+    assert!(totals.all(|line| line.chars().count() <= 80), "{info}");
     assert_eq!(place.info()["framed"], true);
     for command in [&["doctor"][..], &["top", "--once"], &["map"], &["info", "--metrics"]] {
         let mut args = command.to_vec();

@@ -79,7 +79,7 @@ impl Buf {
         Buf { member, id, generation, pages, view: Some(view) }
     }
 
-    /// Where it lies in the pool's file.
+    /// Where it lies in the mapping.
     pub(crate) fn span(&self) -> Span {
         self.view.as_ref().expect("a buffer has its view until it goes").span()
     }

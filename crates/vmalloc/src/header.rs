@@ -188,7 +188,7 @@ impl Shape {
         (words * WORD_BYTES).next_multiple_of(PAGE_SIZE as u64)
     }
 
-    /// Where, in bytes of the file, a run of the window begins.
+    /// Where, in bytes of the mapping, a run of the window begins: of a linear pool, of the file too.
     pub(crate) fn window_offset(&self, pages: PageRange) -> u64 {
         self.words_bytes() + pages.start.0 * PAGE_SIZE as u64
     }

@@ -37,7 +37,8 @@ pub struct Info {
     pub tables_bytes: u64,
     /// Bytes it may hold now; the capacity, if nobody has set less.
     pub limit_bytes: u64,
-    /// VMAs that stitched views of this process take.
+    /// VMAs that stitched views of this process take, and the runs of frames that it uses of framed
+    /// pools.
     pub stitched_vmas: usize,
     /// The most that they may take.
     pub stitched_vmas_max: usize,

@@ -140,12 +140,12 @@ impl Ground {
             .expect("the window begins at page 0, and slots of the header have a member's number")
     }
 
-    /// The bytes of a run of the window, in the file.
+    /// The bytes of a run of the window, in the mapping: of a linear pool, in the file too.
     pub(crate) fn span(&self, pages: PageRange) -> Span {
         Span::new(self.data + pages.start.0 * PAGE_BYTES, pages.len.0 * PAGE_BYTES)
     }
 
-    /// The bytes that an area's maker asked for, in the file.
+    /// The bytes that an area's maker asked for, in the mapping.
     pub(crate) fn bytes_of(&self, area: &Area) -> Span {
         let span = self.span(area.pages);
         Span::new(span.start, area.bytes.min(span.len))

@@ -91,8 +91,8 @@ impl Options {
         self
     }
 
-    /// A new pool is *framed*: as long as its capacity and a part for tables, all of it there from
-    /// the start, and the pool hands out its frames itself, wherever they lie. For a fixed piece of
+    /// A new pool is *framed*: as long as its capacity and a part for tables, its frames there from
+    /// the start, and the pool hands them out itself, wherever they lie. For a fixed piece of
     /// memory: the same verbs, at the price of a mapping (and about 5 µs) for each run of frames.
     ///
     /// # Examples

@@ -287,7 +287,8 @@ impl Pool {
         self.member.ground.window_base()
     }
 
-    /// How many virtual memory areas of this process the pool takes: three, whatever it holds.
+    /// How many virtual memory areas of this process the pool takes: three, whatever it holds. Of a
+    /// framed pool: a few, and one for each run of frames that this process uses.
     ///
     /// # Errors
     ///

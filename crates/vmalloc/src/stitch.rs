@@ -72,7 +72,7 @@ pub enum StitchError {
         /// Why.
         error: AttachError,
     },
-    /// The VMAs that stitched views may take are taken.
+    /// The VMAs that stitched views, and runs of framed pools, may take are taken.
     Vmas {
         /// How many were wanted.
         wanted: usize,
@@ -344,8 +344,8 @@ impl fmt::Display for StitchError {
             StitchError::Attach { piece, error } => write!(f, "area {piece}: {error}"),
             StitchError::Vmas { wanted, taken, most } => write!(
                 f,
-                "{wanted} VMAs wanted, {taken} of {most} are taken by stitched views: drop some, or \
-                 exchange the pieces for one area"
+                "{wanted} VMAs wanted, {taken} of {most} are taken by stitched views and runs of framed \
+                 pools: drop some, or exchange the pieces for one area"
             ),
             StitchError::Os(e) => write!(f, "not mapped: {e}"),
         }

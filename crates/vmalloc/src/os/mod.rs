@@ -77,10 +77,10 @@ const _: () = assert!(DATA_ALIGN_BYTES.is_multiple_of(HUGE_BYTES));
 // Offsets and addresses are used interchangeably; a pool is larger than 32 bits can name.
 const _: () = assert!(usize::BITS == 64);
 
-/// A run of bytes of the pool file, `start .. start + len`.
+/// A run of bytes of the pool file, or of its mapping, `start .. start + len`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Span {
-    /// The first byte's offset in the file.
+    /// The first byte's offset there.
     pub start: u64,
     /// How many bytes.
     pub len: u64,

@@ -8,7 +8,7 @@
 //! The same run may be there twice. Each run is a VMA, and a process may have 65,530
 //! (`vm.max_map_count`), beyond which every `mmap` fails, other libraries' too: so all stitched
 //! views of this process together take a quarter at most ([`Budget`]), and runs that touch in the
-//! file are mapped as one. Neither freeing nor purging ever needs an `mmap`.
+//! file are mapped as one. The runs that a framed pool shows ([`crate::os::shown`]) are from the same budget. Neither freeing nor purging ever needs an `mmap`.
 //!
 //! A mapping made here has no claims: whoever makes a view of it keeps, for as long, a view of each
 //! run that excludes what it must exclude ([`crate::stitch`]).
@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// VMAs that stitched views of this process take.
+/// VMAs that stitched views of this process take, and runs of framed pools.
 static TAKEN: AtomicUsize = AtomicUsize::new(0);
 
 /// What may be done with the bytes.
@@ -55,7 +55,11 @@ impl fmt::Display for StitchError {
         match self {
             StitchError::Runs => write!(f, "no run of whole pages"),
             StitchError::Budget { wanted, taken, most } => {
-                write!(f, "{wanted} VMAs wanted, {taken} of {most} are taken by stitched views")
+                write!(
+                    f,
+                    "{wanted} VMAs wanted, {taken} of {most} are taken by stitched views and runs \
+                     of framed pools"
+                )
             }
             StitchError::Os { call, errno } => write!(f, "{call}: {errno}"),
         }
@@ -101,7 +105,7 @@ impl Drop for Budget {
     }
 }
 
-/// The most VMAs that stitched views may take: a quarter of `vm.max_map_count`, read once.
+/// The most VMAs that stitched views and runs of framed pools may take: a quarter of `vm.max_map_count`, read once.
 pub(crate) fn vmas_max() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {
