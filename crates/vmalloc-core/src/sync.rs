@@ -21,6 +21,10 @@ pub use core::sync::atomic::AtomicU64;
 #[cfg(all(any(test, feature = "stepped"), not(any(loom, shuttle))))]
 pub use stepped::AtomicU64;
 
+#[cfg(any(test, feature = "stepped", loom, shuttle))]
+#[macro_use]
+mod methods;
+
 #[cfg(any(test, feature = "stepped"))]
 pub mod stepped;
 

@@ -152,6 +152,13 @@ macro_rules! access {
     };
 }
 
+/// An access that changes the word.
+macro_rules! change {
+    ($self:ident, $method:ident, $value:ident, $order:ident) => {
+        access!($self, fences($order, true), $method($value, weak($order)))
+    };
+}
+
 /// Whether fences stand before and after an access of this order.
 fn fences(order: Ordering, writes: bool) -> (bool, bool) {
     let is_fenced = order == Ordering::SeqCst
@@ -200,71 +207,6 @@ impl AtomicU64 {
         access!(self, fences(success, true), compare_exchange(current, new, won, lost))
     }
 
-    pub fn compare_exchange_weak(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.compare_exchange(current, new, success, failure)
-    }
-
-    pub fn fetch_update(
-        &self,
-        success: Ordering,
-        failure: Ordering,
-        mut update: impl FnMut(u64) -> Option<u64>,
-    ) -> Result<u64, u64> {
-        let mut now = self.load(failure);
-        while let Some(new) = update(now) {
-            match self.compare_exchange(now, new, success, failure) {
-                Ok(was) => return Ok(was),
-                Err(was) => now = was,
-            }
-        }
-        Err(now)
-    }
-
-    pub fn update(
-        &self,
-        success: Ordering,
-        failure: Ordering,
-        mut update: impl FnMut(u64) -> u64,
-    ) -> u64 {
-        let done = self.fetch_update(success, failure, |value| Some(update(value)));
-        done.unwrap_or_else(|value| value)
-    }
-
-    pub fn swap(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), swap(value, weak(order)))
-    }
-
-    pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_add(value, weak(order)))
-    }
-
-    pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_sub(value, weak(order)))
-    }
-
-    pub fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_or(value, weak(order)))
-    }
-
-    pub fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_and(value, weak(order)))
-    }
-
-    pub fn fetch_xor(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_xor(value, weak(order)))
-    }
-
-    pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_max(value, weak(order)))
-    }
-
-    pub fn fetch_min(&self, value: u64, order: Ordering) -> u64 {
-        access!(self, fences(order, true), fetch_min(value, weak(order)))
-    }
+    loops!();
+    changes!(change);
 }

@@ -117,16 +117,6 @@ impl AtomicU64 {
         self.write(|word| word.compare_exchange(current, new, success, failure)).unwrap_or_else(Ok)
     }
 
-    pub fn compare_exchange_weak(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.compare_exchange(current, new, success, failure)
-    }
-
     pub fn fetch_update(
         &self,
         success: Ordering,
@@ -134,38 +124,6 @@ impl AtomicU64 {
         update: impl FnMut(u64) -> Option<u64>,
     ) -> Result<u64, u64> {
         self.write(|word| word.fetch_update(success, failure, update)).unwrap_or_else(Ok)
-    }
-
-    pub fn swap(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.swap(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_add(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_sub(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_or(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_and(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_and(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_xor(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_xor(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_max(value, order)).unwrap_or_else(|was| was)
-    }
-
-    pub fn fetch_min(&self, value: u64, order: Ordering) -> u64 {
-        self.write(|word| word.fetch_min(value, order)).unwrap_or_else(|was| was)
     }
 
     pub fn update(
@@ -176,4 +134,6 @@ impl AtomicU64 {
     ) -> u64 {
         self.write(|word| word.update(success, failure, update)).unwrap_or_else(|was| was)
     }
+
+    changes!(written);
 }
