@@ -73,7 +73,7 @@ pub mod engine;
 pub mod kmalloc;
 
 // What the checkers of the workspace `proof/` run.
-#[cfg(all(test, any(loom, shuttle)))]
+#[cfg(test)]
 mod proof;
 
 pub use engine::{

@@ -10,6 +10,7 @@
 //! The code is the engine's own; only its words are another's. Each scenario must pass as the engine is
 //! written and must *not* pass with a bug: orderings taken away, or one of [`crate::planted`].
 
+// The unit tests', too.
 pub(crate) mod machine;
 
 #[cfg(loom)]

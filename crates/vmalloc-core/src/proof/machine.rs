@@ -1,17 +1,20 @@
-//! A machine in place that knows who owns each page: two owners of one are a panic.
+//! A machine in place that knows who owns each page: two owners of one are a panic. The checkers'
+//! and, where a member dies before any of its writes, the unit tests' (`recover/tests.rs`).
 //!
-//! What the operating system does is one step here, as it is there: the checkers are after the
+//! What the operating system does is one step here, as it is there: all of them are after the
 //! engine's words.
 
 extern crate std;
 
-use crate::FramePolicy;
-use crate::context::Context;
-use crate::request::{Limits, Plan, Request};
 use crate::sync::AtomicU64;
 use crate::{
-    BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Machine, MapError, Owner,
-    PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Machine,
+    MapError, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
+};
+#[cfg(any(loom, shuttle))]
+use crate::{
+    context::Context,
+    request::{Limits, Plan, Request},
 };
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -24,7 +27,9 @@ pub(crate) const START: Vpn = Vpn(0x1_0000);
 pub(crate) struct Pool {
     pub(crate) words: Vec<AtomicU64>,
     pub(crate) geometry: Geometry,
-    backed: Mutex<BTreeSet<u64>>,
+    /// How many pages may have memory behind them at once.
+    pub(crate) capacity: Pages,
+    pub(crate) backed: Mutex<BTreeSet<u64>>,
 }
 
 /// One member's way to the pool.
@@ -37,7 +42,7 @@ pub(crate) fn owner(n: usize) -> Owner {
 
 impl Pool {
     pub(crate) fn new(geometry: Geometry, words: Vec<AtomicU64>) -> Pool {
-        Pool { words, geometry, backed: Mutex::default() }
+        Pool { words, geometry, capacity: geometry.pages(), backed: Mutex::default() }
     }
 
     pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
@@ -47,6 +52,14 @@ impl Pool {
         Engine::new(tables, InPlace(self), config).unwrap()
     }
 
+    /// How many pages have memory behind them.
+    pub(crate) fn backed(&self) -> usize {
+        self.backed.lock().unwrap().len()
+    }
+}
+
+#[cfg(any(loom, shuttle))]
+impl Pool {
     /// What the stages of the walks are given.
     pub(crate) fn context(&self, member: usize) -> Context<'_, InPlace<'_>> {
         let tables = Tables::new(&self.words, self.geometry).unwrap();
@@ -61,11 +74,6 @@ impl Pool {
         let limits = Limits { capacity, align_max, user_align: Pages(1), start: START };
         Request::bytes(pages * 4096).plan(&self.geometry, &limits).unwrap()
     }
-
-    /// How many pages have memory behind them.
-    pub(crate) fn backed(&self) -> usize {
-        self.backed.lock().unwrap().len()
-    }
 }
 
 impl Machine for InPlace<'_> {
@@ -74,7 +82,7 @@ impl Machine for InPlace<'_> {
     const ALIGN_MAX: Pages = Pages(512);
 
     fn capacity(&self) -> Pages {
-        self.0.geometry.pages()
+        self.0.capacity
     }
 
     fn free(&self) -> Pages {

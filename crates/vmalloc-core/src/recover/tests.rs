@@ -4,17 +4,15 @@
 
 extern crate std;
 
-use crate::FramePolicy;
 use crate::index::Index;
 use crate::layout::ZONES;
+use crate::proof::machine::{InPlace, Pool, owner};
 use crate::sync::{AtomicU64, Ordering, stepped};
-use crate::{
-    Area, BackError, Backing, Config, Engine, Extent, FlushError, Geometry, Kind, Machine,
-    MapError, Owner, PageRange, Pages, Pfn, Prot, Publish, Request, Tables, Token, View, Vpn,
-};
+use crate::{Area, Engine, Geometry, Kind, Pages, Prot, Publish, Request, Tables, Token};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::vec::Vec;
 
 const GEOMETRY: Geometry = Geometry { granules: 40, small_granules: 40, members: 4 };
@@ -23,153 +21,52 @@ const DEAD: usize = 1;
 const SURVIVOR: usize = 2;
 const WITNESS: usize = 3;
 
-/// Words that members share, and the pages that have memory behind them.
-struct Pool {
-    words: Vec<AtomicU64>,
-    backed: RefCell<BTreeSet<u64>>,
-}
-
 struct Photo {
     number: usize,
     words: Vec<u64>,
     backed: BTreeSet<u64>,
 }
 
-struct InPlace<'p>(&'p Pool);
-
 type PoolEngine<'p> = Engine<'p, InPlace<'p>>;
-
-fn owner(n: usize) -> Owner {
-    Owner::new(n).unwrap()
-}
 
 fn bytes(pages: u64) -> Request {
     Request::bytes(pages * 4096)
 }
 
-impl Pool {
-    fn new() -> Rc<Pool> {
-        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-        Rc::new(Pool { words, backed: RefCell::default() })
+fn pool_of(words: impl Iterator<Item = u64>) -> Pool {
+    Pool { capacity: CAPACITY, ..Pool::new(GEOMETRY, words.map(AtomicU64::new).collect()) }
+}
+
+fn new_pool() -> Rc<Pool> {
+    Rc::new(pool_of((0..GEOMETRY.words()).map(|_| 0)))
+}
+
+impl Photo {
+    fn of(pool: &Pool, number: usize) -> Photo {
+        let words = pool.words.iter().map(|word| word.load(Ordering::SeqCst)).collect();
+        Photo { number, words, backed: pool.backed.lock().unwrap().clone() }
     }
 
-    fn from_photo(photo: &Photo) -> Rc<Pool> {
-        let words = photo.words.iter().map(|&word| AtomicU64::new(word)).collect();
-        Rc::new(Pool { words, backed: RefCell::new(photo.backed.clone()) })
-    }
-
-    fn engine(&self, n: usize) -> PoolEngine<'_> {
-        let tables = Tables::new(&self.words, GEOMETRY).unwrap();
-        let config =
-            Config { window_start: Vpn(0x1_0000), owner: owner(n), lazy_pages_max: Pages(1 << 20) };
-        Engine::new(tables, InPlace(self), config).unwrap()
-    }
-
-    /// A photo before each write of `walk`, and one after the last.
-    fn photograph(self: &Rc<Pool>, walk: impl FnOnce(&Pool)) -> Vec<Photo> {
-        let photos: Rc<RefCell<Vec<Photo>>> = Rc::default();
-        let (pool, album) = (Rc::clone(self), Rc::clone(&photos));
-        let click = move || {
-            let words = pool.words.iter().map(|word| word.load(Ordering::SeqCst)).collect();
-            let mut album = album.borrow_mut();
-            let number = album.len();
-            album.push(Photo { number, words, backed: pool.backed.borrow().clone() });
-        };
-        let (last, last_album) = (Rc::clone(self), Rc::clone(&photos));
-        stepped::with_hook(click, || walk(self));
-        let words = last.words.iter().map(|word| word.load(Ordering::SeqCst)).collect();
-        let number = last_album.borrow().len();
-        let backed = last.backed.borrow().clone();
-        last_album.borrow_mut().push(Photo { number, words, backed });
-        photos.take()
+    /// A pool as it was then.
+    fn pool(&self) -> Rc<Pool> {
+        let backed = Mutex::new(self.backed.clone());
+        Rc::new(Pool { backed, ..pool_of(self.words.iter().copied()) })
     }
 }
 
-impl Machine for InPlace<'_> {
-    const IN_PLACE: bool = true;
-    const FRESH_IS_ZERO: bool = true;
-    const ALIGN_MAX: Pages = Pages(512);
-
-    fn capacity(&self) -> Pages {
-        CAPACITY
-    }
-
-    fn free(&self) -> Pages {
-        Pages(CAPACITY.0 - self.0.backed.borrow().len() as u64)
-    }
-
-    fn may_wait(&self) -> bool {
-        true
-    }
-
-    fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
-        for page in pages.start.0..pages.end().0 {
-            let is_new = self.0.backed.borrow_mut().insert(page);
-            assert!(is_new, "page {page:#x} had an owner before its flush");
-        }
-        Ok(Backing(pages.len.0))
-    }
-
-    fn adopt(&self, _frames: &[Extent]) -> Result<Backing, BackError> {
-        Err(BackError::Unsupported)
-    }
-
-    fn borrow(&self, _backing: Backing, _generation: u64) -> Result<Pages, BackError> {
-        Err(BackError::Unsupported)
-    }
-
-    fn is_exclusive(&self, _backing: Backing) -> bool {
-        true
-    }
-
-    fn map(&self, view: &View) -> Result<(), MapError> {
-        self.map_more(view, view.pages)
-    }
-
-    fn extend(
-        &self,
-        view: &View,
-        more: PageRange,
-        policy: FramePolicy,
-    ) -> Result<Backing, BackError> {
-        self.back(more, policy).map(|added| Backing(view.backing.0 + added.0))
-    }
-
-    fn map_more(&self, _view: &View, more: PageRange) -> Result<(), MapError> {
-        for page in more.start.0..more.end().0 {
-            assert!(self.0.backed.borrow().contains(&page), "{page:#x} is shown and not backed");
-        }
-        Ok(())
-    }
-
-    fn zero_more(&self, _view: &View, _more: PageRange) {}
-
-    fn truncate(&self, _view: &View, pages: Pages) -> Backing {
-        Backing(pages.0)
-    }
-
-    fn read(&self, _page: Vpn, _offset: usize, _out: &mut [u8]) -> bool {
-        false
-    }
-
-    fn publish(&self, _pages: PageRange) {}
-
-    fn zero(&self, _view: &View) {}
-
-    fn unmap(&self, _pages: PageRange) {}
-
-    fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
-        let doomed = |page: &u64| ranges.iter().any(|range| range.contains(Vpn(*page)));
-        self.0.backed.borrow_mut().retain(|page| !doomed(page));
-        Ok(())
-    }
-
-    fn unback(&self, _pages: PageRange, _backing: Backing) {}
-
-    fn translate(&self, page: Vpn) -> Option<(Pfn, Prot)> {
-        let is_backed = self.0.backed.borrow().contains(&page.0);
-        is_backed.then_some((Pfn(page.0), Prot::READ_WRITE))
-    }
+/// A photo before each write of `walk`, and one after the last.
+fn photograph(pool: &Rc<Pool>, walk: impl FnOnce(&Pool)) -> Vec<Photo> {
+    let photos: Rc<RefCell<Vec<Photo>>> = Rc::default();
+    let (subject, album) = (Rc::clone(pool), Rc::clone(&photos));
+    let click = move || {
+        let mut album = album.borrow_mut();
+        let photo = Photo::of(&subject, album.len());
+        album.push(photo);
+    };
+    stepped::with_hook(click, || walk(pool));
+    let mut photos = photos.take();
+    photos.push(Photo::of(pool, photos.len()));
+    photos
 }
 
 /// What everybody has before the verb.
@@ -204,9 +101,9 @@ fn prepare(pool: &Pool) -> Prepared {
 
 /// Kills the member before each write of `verb`, and recovers. Returns how many writes.
 fn survive<R>(verb: impl Fn(&PoolEngine<'_>, &Prepared) -> R) -> usize {
-    let pool = Pool::new();
+    let pool = new_pool();
     let prepared = prepare(&pool);
-    let photos = pool.photograph(|pool| drop(verb(&pool.engine(DEAD), &prepared)));
+    let photos = photograph(&pool, |pool| drop(verb(&pool.engine(DEAD), &prepared)));
     for photo in &photos {
         recover_from(photo, &prepared);
     }
@@ -214,7 +111,7 @@ fn survive<R>(verb: impl Fn(&PoolEngine<'_>, &Prepared) -> R) -> usize {
 }
 
 fn recover_from(photo: &Photo, prepared: &Prepared) {
-    let pool = Pool::from_photo(photo);
+    let pool = photo.pool();
     let when = std::format!("dead before write {}", photo.number);
     let survivor = pool.engine(SURVIVOR);
     survivor.recover(owner(DEAD));
@@ -223,7 +120,7 @@ fn recover_from(photo: &Photo, prepared: &Prepared) {
     assert!(!survivor.areas().any(|area| dead_owns(&area)), "{when}: it still owns an area");
     assert_eq!(survivor.find(prepared.apart.addr()), Some(prepared.apart), "{when}");
     let held: u64 = survivor.areas().map(|area| area.pages.len.0).sum();
-    assert_eq!(pool.backed.borrow().len() as u64, held, "{when}: backed");
+    assert_eq!(pool.backed() as u64, held, "{when}: backed");
 
     // Not left to the scan: its lock is free.
     let tables = Tables::new(&pool.words, GEOMETRY).unwrap();
@@ -256,7 +153,7 @@ fn wind_up(pool: &Pool, when: &str) {
     survivor.purge().unwrap_or_else(|e| panic!("{when}: {e}"));
     survivor.verify().unwrap_or_else(|e| panic!("{when}, at the end: {e}"));
     assert_eq!(survivor.areas().next(), None, "{when}: an area at the end");
-    assert!(pool.backed.borrow().is_empty(), "{when}: pages backed at the end");
+    assert!(pool.backed() == 0, "{when}: pages backed at the end");
     let stats = survivor.stats();
     assert_eq!(stats.holes, stats.window, "{when}: pages that are no hole at the end");
     // The index agrees: it finds the window in one piece.
@@ -345,17 +242,17 @@ fn member_that_dies_giving_or_taking_leaves_one_owner() {
         survive(|dead, prepared| dead.give(prepared.own.id, prepared.own.generation, to).unwrap());
     }
     for to in [None, Some(owner(DEAD))] {
-        let pool = Pool::new();
+        let pool = new_pool();
         let prepared = prepare(&pool);
         let gift = pool.engine(WITNESS).vmalloc(&bytes(7)).unwrap();
         let token = pool.engine(WITNESS).give(gift.id, gift.generation, to).unwrap();
-        let photos = pool.photograph(|pool| {
+        let photos = photograph(&pool, |pool| {
             let _ = pool.engine(DEAD).take(&token).unwrap();
         });
         assert!(photos.len() >= 2);
         for (n, photo) in photos.iter().enumerate() {
             recover_from(photo, &prepared);
-            let pool = Pool::from_photo(photo);
+            let pool = photo.pool();
             pool.engine(SURVIVOR).recover(owner(DEAD));
             let taken = pool.engine(SURVIVOR).take(&token).is_ok();
             assert_eq!(taken, to.is_none() && n == 0, "{to:?}, photo {n}");
@@ -384,9 +281,9 @@ fn member_that_dies_growing_a_shared_area_leaves_nothing_half_grown() {
 /// Goal: a recovery that is cut short is done again by the next, for both dead.
 #[test]
 fn recoverer_that_dies_leaves_nothing() {
-    let pool = Pool::new();
+    let pool = new_pool();
     let prepared = prepare(&pool);
-    let photos = pool.photograph(|pool| {
+    let photos = photograph(&pool, |pool| {
         let dead = pool.engine(DEAD);
         dead.vmalloc(&bytes(10)).unwrap();
         dead.vmalloc(&bytes(900)).unwrap();
@@ -395,12 +292,12 @@ fn recoverer_that_dies_leaves_nothing() {
     let mut moments = 0;
     // Not all, so that the square of them stays small.
     for photo in photos.iter().step_by(13) {
-        let pool = Pool::from_photo(photo);
-        let second = pool.photograph(|pool| {
+        let pool = photo.pool();
+        let second = photograph(&pool, |pool| {
             pool.engine(SURVIVOR).recover(owner(DEAD));
         });
         for photo in second.iter().step_by(17) {
-            let pool = Pool::from_photo(photo);
+            let pool = photo.pool();
             let third = pool.engine(4);
             third.recover(owner(SURVIVOR));
             third.recover(owner(DEAD));
