@@ -19,5 +19,7 @@ mod explore;
 mod pieces;
 #[cfg(shuttle)]
 mod schedule;
+#[cfg(any(loom, shuttle))]
+mod told;
 #[cfg(shuttle)]
 mod verbs;

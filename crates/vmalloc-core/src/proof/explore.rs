@@ -5,6 +5,7 @@
 
 extern crate std;
 
+use super::told;
 use crate::planted::{Bug, with_planted};
 use crate::sync::AtomicU64;
 use crate::sync::explored::{self, Ordered, Sequential};
@@ -58,11 +59,7 @@ enum Outcome {
 impl Scenario {
     /// Explores it, as it is and with its bug.
     pub(super) fn run(self) {
-        // What fails is told in one line, after hundreds of rounds in which it may.
-        std::panic::set_hook(Box::new(|_| {}));
-        let told = self.run_quietly();
-        let _ = std::panic::take_hook();
-        told.unwrap_or_else(|why| panic!("{}: {why}", self.name));
+        told::run(self.name, || self.run_quietly());
     }
 
     fn run_quietly(self) -> Result<(), String> {
@@ -93,14 +90,9 @@ impl Scenario {
                 return Err(format!("{bug} not found in {executions} executions"));
             }
         };
-        let why = why
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .replace("assertion `left == right` failed: ", "");
         let bound = self.preemptions.map_or("all".into(), |n| format!("{n}"));
         let needs = if self.needs == Sequential::Fenced { "yes" } else { "no" };
-        let (name, why) = (self.name, why.replace('|', "/"));
+        let (name, why) = (self.name, told::cell(&why));
         println!(
             "loom: scenario | words | preemptions | executions | seconds | needs `SeqCst` | canary | found as"
         );
@@ -164,11 +156,7 @@ impl Scenario {
             found.lock().unwrap().extend(explored::reached());
             checked.unwrap_or_else(|cause| resume_unwind(cause));
         });
-        let failure = round.join().err().map(|cause| {
-            let text = cause.downcast_ref::<String>().cloned();
-            text.or_else(|| cause.downcast_ref::<&str>().map(|&text| text.into()))
-                .unwrap_or_else(|| "a panic of an unknown kind".into())
-        });
+        let failure = round.join().err().map(|cause| told::text(&*cause));
         let reached = reached.lock().unwrap().clone();
         (count.load(Ordering::Relaxed), reached, failure)
     }

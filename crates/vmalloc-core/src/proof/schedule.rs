@@ -9,8 +9,8 @@
 
 extern crate std;
 
+use super::told;
 use crate::planted::{Bug, with_planted};
-use std::boxed::Box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::String;
 use std::sync::Arc;
@@ -45,10 +45,7 @@ pub(super) struct Scenario {
 impl Scenario {
     /// Runs it under its schedules, as it is and with its bug.
     pub(super) fn run(self) {
-        std::panic::set_hook(Box::new(|_| {}));
-        let told = self.run_quietly();
-        let _ = std::panic::take_hook();
-        told.unwrap_or_else(|why| panic!("{}: {why}", self.name));
+        told::run(self.name, || self.run_quietly());
     }
 
     fn run_quietly(&self) -> Result<(), String> {
@@ -60,8 +57,7 @@ impl Scenario {
             Canary::Wrong(what, body) => (what, schedule(self.by, body, None)),
         };
         let Err(why) = found else { return Err(format!("{bug} was not found")) };
-        let why = why.lines().next().unwrap_or_default().replace('|', "/");
-        let why = why.replace("assertion `left == right` failed: ", "");
+        let why = told::cell(&why);
         let by = match self.by {
             By::DepthFirst(most) if schedules < most => "depth first, all".into(),
             By::DepthFirst(_) => return Err("not explored whole".into()),
@@ -93,11 +89,7 @@ fn schedule(by: By, body: fn(), bug: Option<Bug>) -> Result<usize, String> {
             Some(bug) => with_planted(bug, check),
             None => check(),
         }))
-        .map_err(|cause| {
-            let text = cause.downcast_ref::<String>().cloned();
-            text.or_else(|| cause.downcast_ref::<&str>().map(|&text| text.into()))
-                .unwrap_or_else(|| "a panic of an unknown kind".into())
-        })
+        .map_err(|cause| told::text(&*cause))
     });
     run.join().map_err(|_| "it could not be run")??;
     Ok(count.load(Ordering::Relaxed))
