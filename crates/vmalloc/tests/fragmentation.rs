@@ -5,48 +5,71 @@
 
 use crate::support::{KIB, MIB, PAGE, Random, assert_empty};
 use std::time::{Duration, Instant};
-use vmalloc::Pool;
+use vmalloc::{Buf, Pool};
+
+/// A pool that was full, and of which half is free in pieces.
+pub struct Half {
+    /// What was not freed; its first and last bytes are 1.
+    pub kept: Vec<Buf>,
+    pub free_bytes: u64,
+    /// The longest piece that a first fit would have had free.
+    pub longest: u64,
+}
+
+impl Half {
+    /// Fills the pool with areas of 4 KiB to 4 MiB, and frees about every second.
+    pub fn of(pool: &Pool, seed: u64, capacity: u64) -> Half {
+        let mut random = Random(seed);
+        let mut bufs = Vec::new();
+        let mut free_bytes = capacity;
+        while free_bytes > 0 {
+            let bytes = random.of(4 * KIB..4 * MIB + 1).min(free_bytes);
+            let mut buf = pool.vmalloc(bytes as usize).unwrap();
+            (buf[0], buf[bytes as usize - 1]) = (1, 1);
+            free_bytes -= bytes.next_multiple_of(PAGE);
+            bufs.push(buf);
+        }
+        assert!(pool.vmalloc(1).is_err(), "the pool is full");
+        let (mut longest, mut run, mut kept) = (0, 0, Vec::new());
+        for buf in bufs {
+            if random.next().is_multiple_of(2) {
+                let bytes = (buf.len() as u64).next_multiple_of(PAGE);
+                free_bytes += bytes;
+                run += bytes;
+                longest = longest.max(run);
+            } else {
+                run = 0;
+                kept.push(buf);
+            }
+        }
+        assert!(longest < free_bytes, "seed {seed} did not fragment the pool");
+        Half { kept, free_bytes, longest }
+    }
+
+    #[track_caller]
+    pub fn assert_kept(&self) {
+        let is_whole = |buf: &Buf| buf[0] == 1 && buf[buf.len() - 1] == 1;
+        assert!(self.kept.iter().all(is_whole), "a neighbour lost its contents");
+    }
+}
 
 /// Runs one seed; returns what the longest piece was, in bytes, and how long the allocation of the
 /// block took.
 fn run(seed: u64, capacity: u64) -> (u64, Duration) {
     let pool = Pool::create(capacity).unwrap();
-    let mut random = Random(seed);
-    let mut bufs = Vec::new();
-    let mut free = capacity;
-    while free > 0 {
-        let bytes = random.of(4 * KIB..4 * MIB + 1).min(free);
-        let mut buf = pool.vmalloc(bytes as usize).unwrap();
-        buf[0] = 1;
-        free -= bytes.next_multiple_of(PAGE);
-        bufs.push(buf);
-    }
-    assert!(pool.vmalloc(1).is_err(), "the pool is full");
-    let mut longest = 0;
-    let mut run_bytes = 0;
-    let mut kept = Vec::new();
-    for buf in bufs {
-        if random.next().is_multiple_of(2) {
-            let bytes = (buf.len() as u64).next_multiple_of(PAGE);
-            free += bytes;
-            run_bytes += bytes;
-            longest = longest.max(run_bytes);
-        } else {
-            run_bytes = 0;
-            kept.push(buf);
-        }
-    }
+    let half = Half::of(&pool, seed, capacity);
+    let free = half.free_bytes;
     let start = Instant::now();
     let mut block = pool.vmalloc(free as usize).unwrap();
     let took = start.elapsed();
     assert_eq!(block.len() as u64, free);
     block[0] = 2;
     block[free as usize - 1] = 3;
-    assert!(kept.iter().all(|buf| buf[0] == 1), "a neighbour lost its contents");
+    half.assert_kept();
     assert!(pool.vmas().unwrap() < 10, "{} VMAs", pool.vmas().unwrap());
-    assert!(longest < free, "seed {seed} did not fragment the pool");
     drop(block);
-    drop(kept);
+    let longest = half.longest;
+    drop(half);
     assert_empty(&pool);
     (longest, took)
 }

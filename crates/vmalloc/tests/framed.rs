@@ -4,6 +4,7 @@
 //! `model.rs`, `recovery.rs`); here is what is theirs alone: frames, runs, VMAs. Those in memory that
 //! was there before are in `carved.rs`.
 
+use crate::fragmentation::Half;
 use crate::peer::Peer;
 use crate::support::{KIB, MIB, Mount, PAGE, Random, Scratch};
 use std::time::Instant;
@@ -47,43 +48,22 @@ fn comb(capacity: u64) -> (Pool, Vec<Token>) {
 /// Runs one seed; the longest free piece in bytes, and the VMAs with the block.
 fn fragment(seed: u64, capacity: u64) -> (u64, usize) {
     let pool = framed(capacity);
-    let mut random = Random(seed);
-    let mut bufs = Vec::new();
-    let mut free = capacity;
-    while free > 0 {
-        let bytes = random.of(4 * KIB..4 * MIB + 1).min(free);
-        let mut buf = pool.vmalloc(bytes as usize).unwrap();
-        (buf[0], buf[bytes as usize - 1]) = (1, 1);
-        free -= bytes.next_multiple_of(PAGE);
-        bufs.push(buf);
-    }
-    assert!(pool.vmalloc(1).is_err(), "the pool is full");
-    let (mut longest, mut run, mut kept) = (0, 0, Vec::new());
-    for buf in bufs {
-        if random.next().is_multiple_of(2) {
-            let bytes = (buf.len() as u64).next_multiple_of(PAGE);
-            free += bytes;
-            run += bytes;
-            longest = longest.max(run);
-        } else {
-            run = 0;
-            kept.push(buf);
-        }
-    }
+    let half = Half::of(&pool, seed, capacity);
     let quarter = capacity / 4;
     let mut block = pool.vmalloc(quarter as usize).expect("a quarter of the pool");
     assert!(block.chunks(4096).all(|page| page == &ZEROS[..page.len()]), "what others left");
     block.fill(2);
     drop(block);
     pool.purge().unwrap();
-    let mut block = pool.vmalloc(free as usize).expect("all that is free");
+    let mut block = pool.vmalloc(half.free_bytes as usize).expect("all that is free");
     assert!(block.chunks(4096).all(|page| page == &ZEROS[..page.len()]), "what others left");
     block.fill(3);
-    assert!(kept.iter().all(|buf| buf[0] == 1 && buf[buf.len() - 1] == 1), "a neighbour's bytes");
-    assert!(longest < free, "seed {seed} did not fragment the pool");
+    half.assert_kept();
     let vmas = pool.vmas().unwrap();
     pool.verify().unwrap();
-    drop((block, kept));
+    drop(block);
+    let longest = half.longest;
+    drop(half);
     assert_no_frame_is_out(&pool);
     (longest, vmas)
 }
