@@ -71,9 +71,13 @@ impl<M: Machine> Engine<'_, M> {
         let hint = context.machine.shown_by(frames.first()?.start)?.load(Ordering::Relaxed);
         let id = usize::try_from(hint.checked_sub(1)?).ok()?;
         // The hint may be another window's, of other records.
-        let start = self.start_of(id)?;
+        if id >= self.geometry().areas() {
+            return None;
+        }
         let record = context.record(id);
         let parked = record.is_in(Kind::Parked, context.me)?;
+        // Only now: while an area is parked there, its chunk stays of its class.
+        let start = self.start_of(id)?;
         let shape = record.shape();
         let pages = context.machine.shows(Backing(shape.backing), frames)?;
         if shape.flags != flags::VMAP | prot.to_flags() || shape.pages != pages {
@@ -128,13 +132,10 @@ impl<M: Machine> Engine<'_, M> {
             .then(|| Record::of(self.context.tables, head, slot as usize))
     }
 
-    /// The first page of a slot of a chunk.
+    /// The first page of a slot of a chunk, one of this window's.
     #[inline]
     fn start_of(&self, id: usize) -> Option<Vpn> {
         let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
-        if head >= self.geometry().granules {
-            return None;
-        }
         let class = self.chunk(head)?;
         let offset = ((head as u64) << GRANULE_SHIFT) + slot as u64 * class.stride().0;
         (slot < class.slots()).then(|| Vpn(self.context.start.0 + offset))
