@@ -362,7 +362,7 @@ impl<'a, M: Machine> Engine<'a, M> {
             return Ok(freed);
         }
         let (record, state, shape) = registry::base_of(&self.context, addr)?;
-        if (shape.flags & (flags::VMAP | flags::BORROWED) != 0) != vmapped {
+        if (shape.flags & flags::FOREIGN != 0) != vmapped {
             return Err(FreeError::WrongVerb);
         }
         self.free_record(record, state)

@@ -31,7 +31,7 @@ pub(crate) fn give<M: Machine>(
     let stale = ShareError::Stale { generation };
     let record = record_of(context, id).ok_or(stale)?;
     let shape = record.shape();
-    if !M::IN_PLACE || shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+    if !M::IN_PLACE || shape.flags & flags::FOREIGN != 0 {
         return Err(ShareError::Unsupported);
     }
     let live = State::new(Kind::Live, Some(context.me), generation);

@@ -63,7 +63,7 @@ fn grow_alone<M: Machine>(
     bytes: u64,
 ) -> Result<Shape, ResizeError> {
     let shape = record.shape();
-    if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+    if shape.flags & flags::FOREIGN != 0 {
         return Err(ResizeError::NotMine);
     }
     if bytes <= shape.bytes {

@@ -35,7 +35,7 @@ const LOOKS_MAX: usize = 64;
 /// Areas with one of these are purged, and never given to whoever asks for pages of their shape. What
 /// `vmap` showed is taken back only to show the same frames (`engine/warm.rs`).
 pub(crate) const NEVER_REVIVED: u64 =
-    flags::VMAP | flags::RESERVED | flags::BORROWED | flags::NO_REUSE | flags::PLACED;
+    flags::FOREIGN | flags::RESERVED | flags::NO_REUSE | flags::PLACED;
 
 /// Parks an area whose state is `from` (LIVE, DYING or BUILDING, ours to move). `false`: it was
 /// in another state. Never waits, never allocates.

@@ -104,6 +104,9 @@ pub mod flags {
     /// Filled in parts with the engine's frames, which go home with the area.
     pub const COMMIT: u64 = 1 << 32;
 
+    /// Shows frames that are somebody else's: the caller's, or another area's.
+    pub const FOREIGN: u64 = VMAP | BORROWED;
+
     /// The bits that say the protection.
     pub const PROT: u64 = READ_ONLY | EXECUTE | CACHE;
 }

@@ -91,7 +91,7 @@ fn resize_building<M: Machine>(
         return Err(ResizeError::Forged { known, recorded: shape.pages });
     }
     // One whose protection is to be put back has frames that must not go home before that.
-    let fixed = flags::VMAP | flags::BORROWED | flags::RESERVED | flags::RESET_PERMS;
+    let fixed = flags::FOREIGN | flags::RESERVED | flags::RESET_PERMS;
     if shape.flags & fixed != 0 {
         return Err(ResizeError::NotMine);
     }

@@ -1,8 +1,10 @@
 //! `vmap` of the same frames again, and what a caller must do before it gives them away.
 
 use vmalloc_core::platform::Frames;
-use vmalloc_core::{Area, Extent, FreeError, Kind, Order, Pages, Pfn, Prot, Request, VirtAddr};
-use vmalloc_sim::{KernelConfig, SimEngine, SimKernel};
+use vmalloc_core::{
+    Area, Extent, FreeError, Kind, Order, Pages, Pfn, Prot, Publish, Request, VirtAddr,
+};
+use vmalloc_sim::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel};
 
 const CONFIG: KernelConfig = KernelConfig::USUAL;
 
@@ -121,6 +123,24 @@ fn unmap_aliases_takes_the_callers_frames_away_and_nothing_else() {
         assert_eq!(engine.find(warm.addr()).map(|area| area.kind), Some(Kind::Parked));
         assert_eq!(engine.vmalloc(&Request::bytes(3 * 4096)).unwrap().id, warm.id);
         assert_eq!(engine.vm_unmap_aliases().unwrap().areas, 0);
+    });
+}
+
+/// Goal: the same of frames that another window's area shows, and this one attached to.
+#[test]
+fn unmap_aliases_takes_away_what_was_attached() {
+    SimKernel::run(CONFIG, |kernel| {
+        let (owner, guest) = (kernel.engine(0), kernel.engine(1));
+        let there = kernel.cpu(CPUS_PER_SPACE);
+        let area = show(owner, &scattered(kernel, 3));
+        let token = owner.share(area.id, area.generation, Publish::Shared).unwrap();
+        let seen = guest.attach(&token, Prot::READ_WRITE).unwrap();
+        there.store(seen.addr(), 9).unwrap();
+        hide(guest, &seen);
+        assert_eq!(there.load(seen.addr()), Ok(9), "parked");
+        assert_eq!(guest.vm_unmap_aliases().unwrap().areas, 1);
+        assert!(there.load(seen.addr()).is_err(), "a stale translation");
+        assert_eq!(kernel.cpu(0).load(area.addr()), Ok(9), "the owner's own");
     });
 }
 

@@ -50,7 +50,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     /// [`FreeError`]; nothing was unmapped.
     pub fn vunmap_at_once(&self, addr: VirtAddr) -> Result<Freed, FreeError> {
         let (record, state, shape) = registry::base_of(&self.context, addr)?;
-        if shape.flags & (flags::VMAP | flags::BORROWED) == 0 {
+        if shape.flags & flags::FOREIGN == 0 {
             return Err(FreeError::WrongVerb);
         }
         if state.kind == Kind::Live && state.owner == Some(self.context.me) {
@@ -59,7 +59,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
         self.free_record(record, state)
     }
 
-    /// Purges all that [`Engine::vmap`] showed and `vunmap` took away, for a shootdown a 128 chunks:
+    /// Purges all that [`Engine::vmap`] or [`Engine::attach`] showed and `vunmap` took away, for a shootdown a 128 chunks:
     /// no CPU reaches such frames by an old address any more. What `vfree` parked stays warm. Linux:
     /// `vm_unmap_aliases`.
     ///
@@ -69,7 +69,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     pub fn vm_unmap_aliases(&self) -> Result<Purged, PurgeError> {
         let mut total = Purged::default();
         loop {
-            let shows = |record: &Record<'_>| record.flags() & flags::VMAP != 0;
+            let shows = |record: &Record<'_>| record.flags() & flags::FOREIGN != 0;
             let step = sweep(&self.context, Pages(u64::MAX), shows)?;
             if step.areas == 0 {
                 return Ok(total);

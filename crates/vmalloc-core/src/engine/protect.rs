@@ -103,7 +103,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     /// [`ProtectError`]; the area is as it was. `NotMine`: made by `vmap` or shared.
     pub fn reset_perms(&self, id: AreaId, generation: u64) -> Result<(), ProtectError> {
         self.while_building(id, generation, |record, shape| {
-            let foreign = flags::VMAP | flags::BORROWED | flags::RESERVED;
+            let foreign = flags::FOREIGN | flags::RESERVED;
             let is_mine = shape.flags & foreign == 0
                 && self.context.machine.is_exclusive(Backing(shape.backing));
             if !is_mine {

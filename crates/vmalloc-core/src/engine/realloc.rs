@@ -73,7 +73,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     /// The area at `addr`, which is this member's alone.
     fn own_at(&self, addr: VirtAddr) -> Result<Area, FreeError> {
         let (_, state, shape) = registry::base_of(&self.context, addr)?;
-        if shape.flags & (flags::VMAP | flags::BORROWED) != 0 {
+        if shape.flags & flags::FOREIGN != 0 {
             return Err(FreeError::WrongVerb);
         }
         if state.kind != Kind::Live || state.owner != Some(self.context.me) {

@@ -40,7 +40,7 @@ impl<M: Machine> Engine<'_, M> {
         let record = self.begins_at(addr)?;
         let live = record.is_in(Kind::Live, context.me)?;
         let (pages, flags) = (record.pages(), record.flags());
-        if flags & DUE != 0 || (flags & (flags::VMAP | flags::BORROWED) != 0) != vmapped {
+        if flags & DUE != 0 || (flags & flags::FOREIGN != 0) != vmapped {
             return None;
         }
         let tally = context.tally();
