@@ -129,7 +129,7 @@ fn what_is_outside_of_the_map_is_refused() {
     assert_eq!(map.run(Extent { start: Pfn(34), len: Pages(0) }).len(), 0);
 }
 
-/// Goal: the walkers map, find and unmap in tables that are memory; tables go home.
+/// Goal: the walkers map, find and unmap in tables that are memory.
 /// Method: runs across a border of 2 MiB, for a format of each architecture.
 #[test]
 fn walkers_work_in_tables_that_are_memory() {

@@ -373,9 +373,8 @@ impl<'a> Backings<'a> {
 
     fn index_of(&self, name: u64) -> Option<usize> {
         let index = (name & 0xffff_ffff) as usize;
-        let lives = index < self.len
-            && self.name(index) == name
-            && self.word(index, STATE).load(Ordering::Acquire) & 3 != FREE;
+        let is_it = |state: u64| state & 3 != FREE && state >> 2 & 0xffff_ffff == name >> 32;
+        let lives = index < self.len && is_it(self.word(index, STATE).load(Ordering::Acquire));
         lives.then_some(index)
     }
 

@@ -114,20 +114,18 @@ impl PendingFlush {
         machine: &M,
         pages: PageRange,
         at: Option<usize>,
-    ) -> Option<usize> {
+    ) -> usize {
         assert!(!M::IN_PLACE, "a flush in place takes frames away");
         machine.unmap(pages);
         match at.or(self.ranges.len.checked_sub(1).filter(|last| last + 1 == BATCH)) {
             Some(at) => {
-                let range = &mut self.ranges.all[at];
-                let (start, end) = (range.start.min(pages.start), range.end().max(pages.end()));
-                *range = PageRange { start, len: Pages(end.0 - start.0) };
-                Some(at)
+                self.ranges.all[at] = self.ranges.all[at].hull(pages);
+                at
             }
             None => {
                 self.ranges.all[self.ranges.len] = pages;
                 self.ranges.len += 1;
-                Some(self.ranges.len - 1)
+                self.ranges.len - 1
             }
         }
     }

@@ -286,7 +286,7 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
     /// through one whose shootdown another CPU has begun. Returns how many pages that made free.
     ///
     /// One shootdown each 64 blocks that need it, and none if nothing does. O(groups). What
-    /// [`crate::Engine::vmap`] showed is [`crate::Engine::purge_step`]'s.
+    /// [`crate::Engine::vmap`] showed is [`crate::Engine::vm_unmap_aliases`]'s.
     ///
     /// # Errors
     ///
@@ -360,7 +360,10 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
                 let group_of = self.group(block * GROUPS + group);
                 *claimed |= u16::from(group_of.claim()) << group;
                 // After the claim: what is ours is in it.
-                hull = around(hull, group_of.stale());
+                hull = match (hull, group_of.stale()) {
+                    (Some(hull), Some(stale)) => Some(hull.hull(stale)),
+                    (hull, stale) => hull.or(stale),
+                };
             }
             if let Some(hull) = hull.filter(|_| aliases || *claimed != 0) {
                 pending = pending.join(&PendingFlush::parked(hull));
@@ -378,11 +381,4 @@ impl<H: Mapper + Tlb> MapRam<'_, H> {
         }
         freed
     }
-}
-
-/// The smallest range that holds both.
-fn around(a: Option<PageRange>, b: Option<PageRange>) -> Option<PageRange> {
-    let (Some(a), Some(b)) = (a, b) else { return a.or(b) };
-    let (start, end) = (a.start.min(b.start), a.end().max(b.end()));
-    Some(PageRange { start, len: Pages(end.0 - start.0) })
 }

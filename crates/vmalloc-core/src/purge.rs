@@ -5,8 +5,9 @@
 //!   PARKED ─CAS▶ PURGING(me) ─unmap▶ PendingFlush ┴join─flush▶ Flushed ─settle▶ holes, frames
 //! ```
 //!
-//! One step takes at most [`BATCH`] areas, so no caller stalls for longer than that. If the flush
-//! fails, each area is tried by itself, and what still fails is parked again: nothing is lost. Any prefix may be done twice: whoever
+//! One step takes at most [`BATCH`] areas, so its caller stalls for no longer than that; a sweep
+//! (`purge/sweep.rs`) takes what 128 chunks hold. If the flush fails, each area is tried by itself,
+//! and what still fails is parked again: nothing is lost. Any prefix may be done twice: whoever
 //! recovers a dead purger starts again from PURGING. Linux: `__purge_vmap_area_lazy`, all at once
 //! and under a mutex.
 
@@ -23,6 +24,7 @@ use crate::planted::{Bug, is_planted};
 use crate::record::{Kind, Record, Shape, State};
 use crate::slots::{placed, slot_pages};
 use crate::units::{PageRange, Pages};
+use core::ops::AddAssign;
 pub(crate) use sweep::sweep;
 
 /// What a purge did.
@@ -43,6 +45,42 @@ struct Withdrawn {
     state: State,
     pages: PageRange,
     backing: Backing,
+}
+
+impl AddAssign for Purged {
+    fn add_assign(&mut self, step: Purged) {
+        self.areas += step.areas;
+        self.pages.0 += step.pages.0;
+        self.flushes += step.flushes;
+    }
+}
+
+impl Purged {
+    /// Takes steps until one finds nothing; all that they did.
+    pub(crate) fn until_none(
+        step: impl Fn() -> Result<Purged, PurgeError>,
+    ) -> Result<Purged, PurgeError> {
+        let mut total = Purged::default();
+        loop {
+            match step()? {
+                Purged { areas: 0, .. } => return Ok(total),
+                step => total += step,
+            }
+        }
+    }
+}
+
+impl Withdrawn {
+    fn new<M: Machine>(
+        context: &Context<'_, M>,
+        record: Record<'_>,
+        state: State,
+        slot: PageRange,
+        shape: &Shape,
+    ) -> Withdrawn {
+        let pages = context.view(record.id, slot, shape).pages;
+        Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) }
+    }
 }
 
 /// Purges up to [`BATCH`] parked areas, and no more once they have `enough` pages. The largest
@@ -104,8 +142,7 @@ fn withdraw<M: Machine>(context: &Context<'_, M>, record: Record<'_>) -> Option<
     }
     lazy::drop_hint(context, record);
     context.sub_lazy(&context.tally(), shape.pages);
-    let pages = context.view(record.id, slot, &shape).pages;
-    Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
+    Some(Withdrawn::new(context, record, state, slot, &shape))
 }
 
 /// Unmaps the batch, flushes once, and settles each area.
@@ -156,9 +193,7 @@ fn one_by_one<M: Machine>(
     for area in batch.iter().flatten() {
         match finish(context, &[Some(*area)]) {
             Ok(one) => {
-                total.areas += one.areas;
-                total.pages.0 += one.pages.0;
-                total.flushes += one.flushes;
+                total += one;
             }
             Err(e) => failed = Some(e),
         }
@@ -172,7 +207,7 @@ fn one_by_one<M: Machine>(
 /// Frames home, pages to the holes: only with proof that no CPU can reach them.
 fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed, hint: usize) {
     assert!(flushed.covers_at(hint, area.pages), "{} was not flushed", area.pages);
-    if context.record(area.id).shape().flags & crate::record::flags::RESET_PERMS != 0 {
+    if context.record(area.id).flags() & crate::record::flags::RESET_PERMS != 0 {
         context.machine.reset_perms(area.backing);
     }
     if !is_planted(Bug::FreedBeforeFlush) {

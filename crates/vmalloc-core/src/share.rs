@@ -17,7 +17,7 @@ use crate::machine::{Backing, Machine};
 use crate::presence::Presence;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Record, State, flags};
-use crate::slots::slot_pages;
+use crate::slots::{placed, slot_pages};
 use crate::units::Pages;
 
 /// What another member needs to attach: numbers, no pointers.
@@ -82,20 +82,15 @@ pub(crate) fn attach_in_place<M: Machine>(
     let no_cells = |e| AttachError::Alloc(crate::AllocError::NoMetadata(e));
     commit_cells(context, token.area).map_err(no_cells)?;
     Presence::of(context.tables, record.id).enter(context.me, token.generation);
-    // The second look, after the cell: see `presence`.
-    let looked = record.snapshot().filter(|(s, _)| published(s));
-    let slot = slot_pages(context.tables, record.id);
-    // Its granule may be another's by now: not by way of the slot, as `detach` does.
-    let leave = || {
-        Presence::of(context.tables, record.id).leave(context.me, token.generation);
-        reap(context, record);
-    };
-    let (Some((state, shape)), Some(slot)) = (looked, slot) else {
-        leave();
+    // The second look, after the cell: see `presence`. Its granule may be another's by now: so it
+    // is left by way of the record, and not of the slot as in `detach`.
+    let looked = placed(context.tables, record).filter(|(s, ..)| published(s));
+    let Some((state, shape, slot)) = looked else {
+        leave(context, record, token.generation);
         return Err(stale);
     };
     if let Err(e) = context.machine.map(&context.view(record.id, slot, &shape)) {
-        leave();
+        leave(context, record, token.generation);
         return Err(AttachError::Alloc(crate::AllocError::Map(e)));
     }
     context.count(Stat::Attaches, 1);
@@ -122,8 +117,7 @@ pub(crate) fn look<M: Machine>(
 ) -> Result<Area, AttachError> {
     let stale = AttachError::Stale { generation: token.generation };
     let record = named(context, token)?;
-    let slot = slot_pages(context.tables, record.id).ok_or(stale)?;
-    let (state, shape) = record.snapshot().ok_or(stale)?;
+    let (state, shape, slot) = placed(context.tables, record).ok_or(stale)?;
     if !state.is_published() || state.generation != token.generation {
         return Err(stale);
     }
@@ -133,9 +127,14 @@ pub(crate) fn look<M: Machine>(
 /// Detaches `me`; the last one to leave an area that was freed parks it. Idempotent.
 pub(crate) fn detach<M: Machine>(context: &Context<'_, M>, id: AreaId, generation: u64) {
     if let Some(record) = record_of(context, id) {
-        Presence::of(context.tables, record.id).leave(context.me, generation);
-        reap(context, record);
+        leave(context, record, generation);
     }
+}
+
+/// The same of a record, whose slot may be gone.
+fn leave<M: Machine>(context: &Context<'_, M>, record: Record<'_>, generation: u64) {
+    Presence::of(context.tables, record.id).leave(context.me, generation);
+    reap(context, record);
 }
 
 /// Frees a published area: nobody can attach any more; when the last member detaches, it goes.

@@ -129,6 +129,12 @@ impl PageRange {
     pub const fn contains(self, page: Vpn) -> bool {
         page.0 >= self.start.0 && page.0 - self.start.0 < self.len.0
     }
+
+    /// The smallest run that holds both.
+    pub(crate) fn hull(self, other: PageRange) -> PageRange {
+        let (start, end) = (self.start.min(other.start), self.end().max(other.end()));
+        PageRange { start, len: Pages(end.0 - start.0) }
+    }
 }
 
 impl Extent {

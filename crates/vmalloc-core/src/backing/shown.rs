@@ -1,7 +1,7 @@
 //! Which frames a backing shows, for `vmap` of the same frames again.
 
-use super::{Backings, EXTENTS, FREE, HEAD, HINTS, INLINE, INLINE_MAX, LEN_MAX, PER_FRAME};
-use super::{PFN_MAX, STATE, USERS, USERS_MAX, pack};
+use super::{Backings, EXTENTS, HEAD, HINTS, INLINE, INLINE_MAX, LEN_MAX, PER_FRAME};
+use super::{PFN_MAX, USERS, USERS_MAX, pack};
 use crate::platform::Ram;
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::{Extent, Pages, Pfn};
@@ -22,15 +22,10 @@ impl<'a> Backings<'a> {
     /// then the answer means nothing, and the caller finds the record's state changed.
     #[inline]
     pub(crate) fn shows<R: Ram>(&self, name: u64, frames: &[Extent], ram: &R) -> Option<Pages> {
-        let index = (name & 0xffff_ffff) as usize;
-        if index >= self.len {
-            return None;
-        }
+        let index = self.index_of(name)?;
         let word = |i: usize| self.word(index, i).load(Ordering::Acquire);
-        let state = word(STATE);
-        let is_it = state & 3 != FREE && state >> 2 & 0xffff_ffff == name >> 32;
         let extents = word(EXTENTS) as usize;
-        if !is_it || word(USERS) & USERS_MAX != 1 || extents > INLINE_MAX + PER_FRAME {
+        if word(USERS) & USERS_MAX != 1 || extents > INLINE_MAX + PER_FRAME {
             return None;
         }
         let inline = [word(INLINE), word(INLINE + 1)];

@@ -89,16 +89,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// As [`Engine::purge_step`].
     pub fn purge(&self) -> Result<Purged, PurgeError> {
-        let mut total = Purged::default();
-        loop {
-            let step = self.purge_step()?;
-            if step.areas == 0 {
-                return Ok(total);
-            }
-            total.areas += step.areas;
-            total.pages.0 += step.pages.0;
-            total.flushes += step.flushes;
-        }
+        Purged::until_none(|| self.purge_step())
     }
 
     /// Runs a walk; if there was no room, makes some and runs it again, until there is room or

@@ -67,17 +67,8 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn vm_unmap_aliases(&self) -> Result<Purged, PurgeError> {
-        let mut total = Purged::default();
-        loop {
-            let shows = |record: &Record<'_>| record.flags() & flags::FOREIGN != 0;
-            let step = sweep(&self.context, Pages(u64::MAX), shows)?;
-            if step.areas == 0 {
-                return Ok(total);
-            }
-            total.areas += step.areas;
-            total.pages.0 += step.pages.0;
-            total.flushes += step.flushes;
-        }
+        let shows = |record: &Record<'_>| record.flags() & flags::FOREIGN != 0;
+        Purged::until_none(|| sweep(&self.context, Pages(u64::MAX), shows))
     }
 
     /// Shows frames that are no RAM: a device's. [`Engine::vunmap`] takes them away. Never

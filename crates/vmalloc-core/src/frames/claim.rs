@@ -139,13 +139,7 @@ impl Buddy<'_> {
     /// the frames before it were given only if the race for it was lost after the first look.
     pub(super) fn release(&self, run: Extent) -> Result<(), Pfn> {
         let (first, bit) = self.shape.place(run.start);
-        let mut left = run.len.0;
-        let parts = (first..).scan(u64::from(bit), move |bit, word| {
-            let len = left.min(64 - *bit);
-            let mask = super::layout::ones(len) << *bit;
-            (left, *bit) = (left - len, 0);
-            (len > 0).then_some((word, mask))
-        });
+        let parts = self.parts(run);
         if u64::from(bit) + run.len.0 > 64
             && let Some((word, twice)) = parts
                 .clone()
@@ -177,6 +171,19 @@ impl Buddy<'_> {
         result
     }
 
+    /// The words that `run` has bits in, and which of their bits.
+    #[inline]
+    fn parts(&self, run: Extent) -> impl Iterator<Item = (usize, u64)> + Clone + use<> {
+        let (first, bit) = self.shape.place(run.start);
+        let mut left = run.len.0;
+        (first..).scan(u64::from(bit), move |bit, word| {
+            let len = left.min(64 - *bit);
+            let mask = super::layout::ones(len) << *bit;
+            (left, *bit) = (left - len, 0);
+            (len > 0).then_some((word, mask))
+        })
+    }
+
     /// Says that the frames of `run` are free, whatever the bits say now; how many they did not
     /// call free. 0, and nothing is done, if not all of them are frames of this pool.
     ///
@@ -187,21 +194,19 @@ impl Buddy<'_> {
         if run.len.0 == 0 || !self.shape.holds(run) {
             return Pages(0);
         }
-        let (first, mut bit) = self.shape.place(run.start);
-        let (mut word, mut left, mut given) = (first, run.len.0, 0);
-        while left > 0 {
-            let len = left.min(64 - u64::from(bit));
-            let mask = super::layout::ones(len) << bit;
+        let (first, _) = self.shape.place(run.start);
+        let (mut end, mut given) = (first, 0);
+        for (word, mask) in self.parts(run) {
             // A look first: what is said already costs no cache line. SeqCst: see `hints`.
             if self.load(word) & mask != mask {
                 let old = self.bits[word].fetch_or(mask, Ordering::SeqCst);
                 given += u64::from((mask & !old).count_ones());
             }
-            (word, left, bit) = (word + 1, left - len, 0);
+            end = word + 1;
         }
         if given > 0 {
             self.count_given(given);
-            self.refresh_words(first..word);
+            self.refresh_words(first..end);
         }
         Pages(given)
     }

@@ -23,7 +23,7 @@ use crate::error::PurgeError;
 use crate::flush::PendingFlush;
 use crate::layout::Stat;
 use crate::lazy;
-use crate::machine::{Backing, Machine};
+use crate::machine::Machine;
 use crate::planted::{Bug, is_planted};
 use crate::record::{Kind, Record, State};
 use crate::slots::slot_pages;
@@ -100,6 +100,11 @@ pub(crate) fn sweep<M: Machine>(
 fn unmap<M: Machine>(context: &Context<'_, M>, chunk: &Swept, pending: &mut PendingFlush) -> usize {
     let mut run: Option<PageRange> = None;
     let mut hint = None;
+    let mut unmap = |run: Option<PageRange>| {
+        if let Some(run) = run {
+            hint = Some(pending.unmap_about(&context.machine, run, hint));
+        }
+    };
     for (area, _) in areas_of(context, chunk) {
         // Their frames stand in the page tables only: home before those are emptied.
         decommit(context, &area);
@@ -107,21 +112,16 @@ fn unmap<M: Machine>(context: &Context<'_, M>, chunk: &Swept, pending: &mut Pend
             context.machine.unback(area.pages, area.backing);
         }
         // The slot before this one was withdrawn, too: so all between them is ours.
-        let follows = area.id % SLOTS_MAX > 0 && chunk.slots >> (area.id % SLOTS_MAX - 1) & 1 == 1;
+        let follows = chunk.slots << 1 >> (area.id % SLOTS_MAX) & 1 == 1;
         run = match run {
-            Some(before) if follows => Some(PageRange {
-                start: before.start,
-                len: Pages(area.pages.end().0 - before.start.0),
-            }),
+            Some(before) if follows => Some(before.hull(area.pages)),
             before => {
-                before
-                    .into_iter()
-                    .for_each(|run| hint = pending.unmap_about(&context.machine, run, hint));
+                unmap(before);
                 Some(area.pages)
             }
         };
     }
-    run.into_iter().for_each(|run| hint = pending.unmap_about(&context.machine, run, hint));
+    unmap(run);
     hint.unwrap_or(0)
 }
 
@@ -148,7 +148,6 @@ fn areas_of<M: Machine>(
 fn withdrawn<M: Machine>(context: &Context<'_, M>, record: Record<'_>) -> Option<Withdrawn> {
     let mine = |state: &State| state.kind == Kind::Purging && state.owner == Some(context.me);
     let state = record.state().filter(mine)?;
-    let (slot, shape) = (slot_pages(context.tables, record.id)?, record.shape());
-    let pages = context.view(record.id, slot, &shape).pages;
-    Some(Withdrawn { id: record.id, state, pages, backing: Backing(shape.backing) })
+    let slot = slot_pages(context.tables, record.id)?;
+    Some(Withdrawn::new(context, record, state, slot, &record.shape()))
 }

@@ -56,7 +56,7 @@ fn mark(state: State) -> u64 {
     state.generation * 100 + state.owner.map_or(0, |owner| owner.number() as u64)
 }
 
-/// Goal: a FREE record has one claimant. Method: three claim it; a bug in which whoever steps wins
+/// Goal: a FREE record has one claimant. Method: two claim it; a bug in which whoever steps wins
 /// would put two in.
 #[test]
 fn record_is_claimed_by_one() {
