@@ -6,7 +6,7 @@
 
 use crate::fragmentation::Half;
 use crate::peer::Peer;
-use crate::support::{KIB, MIB, Mount, PAGE, Random, Scratch};
+use crate::support::{MIB, Mount, PAGE, Random, Scratch};
 use std::time::Instant;
 use vmalloc::core::{AllocError, MapError};
 use vmalloc::testing::Plan;
