@@ -103,6 +103,8 @@ pub enum ShareError {
         /// The number.
         member: usize,
     },
+    /// The operating system would not hide its bytes from this process, so it stays its own.
+    Os(Source),
 }
 
 /// Why a token was not redeemed. Nothing is attached.
@@ -116,7 +118,7 @@ pub enum AttachError {
         /// This one.
         pool: u32,
     },
-    /// The area was freed, or its pages cannot be had.
+    /// The area was freed, or its pages cannot be had: not even those by which it has grown.
     Engine(vmalloc_core::AttachError),
     /// The area is frozen and cannot be written: attach to it with `attach`.
     Frozen,
@@ -302,6 +304,7 @@ impl fmt::Display for ShareError {
             ShareError::Engine(e) => write!(f, "{e}"),
             ShareError::Forked => f.write_str(FORKED),
             ShareError::NoMember { member } => write!(f, "the pool has no member {member}"),
+            ShareError::Os(e) => write!(f, "the bytes could not be hidden from this process: {e}"),
         }
     }
 }

@@ -195,9 +195,8 @@ impl FrameTable<'_> {
                 self.mend();
                 is_mended = true;
             } else if found == 0 {
+                self.give(PageRange { start: pages.start, len: Pages(at - pages.start.0) });
                 let free = Pages(self.owners.iter().filter(|o| is_free(o)).count() as u64);
-                let taken = PageRange { start: pages.start, len: Pages(at - pages.start.0) };
-                let free = Pages(free.0 + self.give(taken).0);
                 return Err(BackError::NoFrames { wanted: pages.len, free });
             }
             for pfn in runs[..found].iter().flat_map(|run| run.start.0..run.end().0) {

@@ -156,9 +156,9 @@ impl Shape {
     /// Bytes before the data: header and tables, whole huge pages. The window begins there, or the
     /// frames.
     pub(crate) fn words_bytes(&self) -> u64 {
-        let frames = if self.is_framed { self.frame_words().end } else { 0 };
-        let words = (HEADER_WORDS + self.geometry.words().max(frames)) as u64;
-        (words * WORD_BYTES).next_multiple_of(HUGE_BYTES)
+        // The words about frames lie behind the engine's.
+        let end = if self.is_framed { self.frame_words().end } else { self.geometry.words() };
+        ((HEADER_WORDS + end) as u64 * WORD_BYTES).next_multiple_of(HUGE_BYTES)
     }
 
     /// Bytes of the file: nearly all of them holes, or all of them frames.

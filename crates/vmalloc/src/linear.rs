@@ -158,26 +158,27 @@ impl Ground {
 
     /// Has the guard page of this process follow a shared area that grew, which `view` shows as it
     /// is now. Nothing to do if nobody here has it, or somebody has done it.
-    pub(crate) fn guards_follow(&self, view: &View) -> Result<(), Errno> {
+    pub(crate) fn guards_follow(&self, view: &View) -> Result<(), MapError> {
         let had = self.mapping.shared_pages(self.span(view.pages).start);
         if let Some(frames) = self.framed() {
-            return if had == 0 { Ok(()) } else { frames.show(view).map_err(map_errno) };
+            return if had == 0 { Ok(()) } else { frames.show(view) };
         }
         if had == 0 || had >= view.pages.len.0 || self.guards.are_placed(view) {
             return Ok(());
         }
         let (start, len) = (Vpn(view.pages.start.0 + had), Pages(view.pages.len.0 - had));
-        self.guards.place_more(&self.mapping, self.data, view, PageRange { start, len })
+        let more = PageRange { start, len };
+        self.guards.place_more(&self.mapping, self.data, view, more).map_err(refused)
     }
 
     /// As it must be before this process gets a view of `view`: its guard there, and none in it. Where
     /// it has a view already, that one's pages are as they should be.
-    pub(crate) fn guards_ready(&self, view: &View) -> Result<(), Errno> {
+    pub(crate) fn guards_ready(&self, view: &View) -> Result<(), MapError> {
         if let Some(frames) = self.framed() {
-            return frames.show(view).map_err(map_errno);
+            return frames.show(view);
         }
         if self.mapping.counted_pages(self.span(view.pages).start) == 0 {
-            return self.guards.place(&self.mapping, self.data, view);
+            return self.guards.place(&self.mapping, self.data, view).map_err(refused);
         }
         self.guards_follow(view)
     }
@@ -310,8 +311,7 @@ impl Machine for Linear<'_> {
         if let Some(frames) = self.0.framed() {
             return frames.show(view);
         }
-        let placed = self.0.guards.place(&self.0.mapping, self.0.data, view);
-        placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
+        self.0.guards.place(&self.0.mapping, self.0.data, view).map_err(refused)
     }
 
     fn extend(
@@ -321,18 +321,20 @@ impl Machine for Linear<'_> {
         policy: FramePolicy,
     ) -> Result<Backing, BackError> {
         // Others may have made it grow before.
-        let followed = self.0.guards_follow(view);
-        followed.map_err(|errno| BackError::Refused { errno: errno.raw_os_error() })?;
+        self.0.guards_follow(view).map_err(|e| match e {
+            MapError::Refused { errno } => BackError::Refused { errno },
+            // The VMAs are spent.
+            _ => BackError::Refused { errno: libc::ENOMEM },
+        })?;
         self.back(more, policy)?;
         Ok(Backing(view.pages.len.0 + more.len.0))
     }
 
     fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
         if let Some(frames) = self.0.framed() {
-            return if more.len.0 == 0 { Ok(()) } else { frames.show(view) };
+            return frames.show(view);
         }
-        let placed = self.0.guards.place_more(&self.0.mapping, self.0.data, view, more);
-        placed.map_err(|errno| MapError::Refused { errno: errno.raw_os_error() })
+        self.0.guards.place_more(&self.0.mapping, self.0.data, view, more).map_err(refused)
     }
 
     fn zero_more(&self, _view: &View, _more: PageRange) {
@@ -416,11 +418,8 @@ impl Machine for Linear<'_> {
     }
 }
 
-fn map_errno(error: MapError) -> Errno {
-    match error {
-        MapError::Refused { errno } => Errno::from_raw_os_error(errno),
-        _ => Errno::NOMEM,
-    }
+fn refused(errno: Errno) -> MapError {
+    MapError::Refused { errno: errno.raw_os_error() }
 }
 
 fn back_error(error: CommitError, wanted: Pages) -> BackError {

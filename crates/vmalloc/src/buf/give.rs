@@ -65,10 +65,9 @@ impl Buf {
         };
         if self.member.ground.shape.is_framed {
             self.view = None;
-            if self.member.ground.hide(span.start).is_err() {
+            if let Err(errno) = self.member.ground.hide(span.start) {
                 self.show_again(span);
-                let error = ShareError::Engine(vmalloc_core::ShareError::Unsupported);
-                return Err(Unpublished { buf: self, error });
+                return Err(Unpublished { buf: self, error: ShareError::Os(Box::new(errno)) });
             }
         }
         let token = match self.member.engine().give(self.id, self.generation, to) {

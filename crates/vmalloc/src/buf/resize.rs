@@ -135,8 +135,7 @@ impl Shared {
         // What others made it grow by comes first: here it may fail, and nothing has changed.
         let stale = vmalloc_core::ResizeError::Stale { generation: token.generation };
         let area = member.engine().look(&token.core()).map_err(|_| ResizeError::Engine(stale))?;
-        let damaged = |e| ResizeError::Damaged(Box::new(e));
-        crate::pool::follow_view(member, &area, &mut self.view).map_err(damaged)?;
+        crate::pool::follow_view(member, &area, &mut self.view)?;
         // They count as the maker's; but who is over its quota adds to nobody's.
         let more = Pages::for_bytes(bytes as u64).0.saturating_sub(area.pages.len.0);
         let _claimed = member.claim(Pages(more)).map_err(ResizeError::Quota)?;
@@ -144,7 +143,7 @@ impl Shared {
         let area = grown.map_err(ResizeError::Engine)?;
         let handle = About::handle(area.id, area.generation);
         member.note(Op::Resize, || About { bytes: area.bytes, ..handle });
-        crate::pool::follow_view(member, &area, &mut self.view).map_err(damaged)
+        Ok(crate::pool::follow_view(member, &area, &mut self.view)?)
     }
 
     /// Takes in what the area has grown by, here or in another process, and returns its length
@@ -161,8 +160,7 @@ impl Shared {
         }
         let _one_at_a_time = member.ground.growing();
         let area = member.engine().look(&self.hold.token.core()).map_err(AttachError::Engine)?;
-        crate::pool::follow_view(member, &area, &mut self.view)
-            .map_err(|e| AttachError::Damaged(Box::new(e)))?;
+        crate::pool::follow_view(member, &area, &mut self.view)?;
         Ok(self.len())
     }
 }
