@@ -126,10 +126,7 @@ pub fn run(runner: &mut Runner) {
         let seed = runner.seed;
         case(runner, "random", threads, move |heap, thread| {
             let mut frames: [u64; HELD] = std::array::from_fn(|_| heap.take(thread, 0));
-            let mut rng = Rng(seed);
-            for left in (1..HELD).rev() {
-                frames.swap(left, rng.below(left as u64 + 1) as usize);
-            }
+            Rng(seed).shuffle(&mut frames);
             frames.iter().for_each(|&frame| heap.give(thread, frame, 0));
         });
         case(runner, "huge", threads, |heap, thread| {

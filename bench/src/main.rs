@@ -96,18 +96,7 @@ fn main() -> ExitCode {
     let mut runner = runner::Runner::new(args.quick, args.rounds, args.seed, args.names);
     (runner.vmalloc, runner.accept) = (args.vmalloc, args.accept);
     let about = report::About::new(args.quick, args.seed, args.commit, args.skipped);
-    let groups: [fn(&mut runner::Runner); 9] = [
-        frames::run,
-        share::run,
-        peers::run,
-        instructions::run,
-        purge::run,
-        areas::run,
-        scale::run,
-        stress::run,
-        heaps::run,
-    ];
-    for group in groups {
+    for (group, _) in GROUPS {
         let start = std::time::Instant::now();
         let before = runner.cases.len() + runner.tables.len();
         group(&mut runner);
@@ -129,18 +118,23 @@ fn main() -> ExitCode {
     if runner.has_regressed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
+/// A group: what runs it, and the names of its cases.
+type Group = (fn(&mut runner::Runner), &'static [&'static str]);
+
+/// The groups, in the order in which they run.
+const GROUPS: [Group; 9] = [
+    (frames::run, &frames::NAMES),
+    (share::run, &share::NAMES),
+    (peers::run, &peers::NAMES),
+    (instructions::run, &instructions::NAMES),
+    (purge::run, &purge::NAMES),
+    (areas::run, &areas::NAMES),
+    (scale::run, &scale::NAMES),
+    (stress::run, &stress::NAMES),
+    (heaps::run, &heaps::NAMES),
+];
+
 /// What there is to ask for.
 fn names() -> Vec<&'static str> {
-    let all: [&[&str]; 9] = [
-        &frames::NAMES,
-        &share::NAMES,
-        &peers::NAMES,
-        &instructions::NAMES,
-        &purge::NAMES,
-        &areas::NAMES,
-        &scale::NAMES,
-        &stress::NAMES,
-        &heaps::NAMES,
-    ];
-    all.concat()
+    GROUPS.map(|(_, names)| names).concat()
 }

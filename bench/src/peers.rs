@@ -17,7 +17,7 @@ mod frag;
 pub mod iceoryx;
 mod kill;
 mod roles;
-mod spot;
+pub mod spot;
 mod store;
 
 use crate::report::number;
@@ -35,8 +35,7 @@ pub fn run(runner: &mut Runner) {
     frag::run(runner);
     if runner.wants("peers") {
         let table = together(runner);
-        table.print();
-        runner.tables.push(table);
+        runner.keep(table);
     }
 }
 

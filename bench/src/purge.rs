@@ -43,8 +43,7 @@ pub fn run(runner: &mut Runner) {
     }
     if runner.wants("purge/calls") {
         let table = calls(runner);
-        table.print();
-        runner.tables.push(table);
+        runner.keep(table);
     }
 }
 

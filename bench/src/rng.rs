@@ -18,6 +18,13 @@ impl Rng {
         ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
+    /// Puts `items` in any order, each as likely as any.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for left in (1..items.len()).rev() {
+            items.swap(left, self.below(left as u64 + 1) as usize);
+        }
+    }
+
     /// A number from `low` to `high`, each doubling as likely as the next.
     pub fn log_uniform(&mut self, low: u64, high: u64) -> u64 {
         let (a, b) = ((low as f64).ln(), ((high + 1) as f64).ln());

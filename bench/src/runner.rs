@@ -106,6 +106,12 @@ impl Runner {
         }
     }
 
+    /// Prints a table and keeps it.
+    pub fn keep(&mut self, table: Table) {
+        table.print();
+        self.tables.push(table);
+    }
+
     /// Whether nothing was found.
     pub fn is_empty(&self) -> bool {
         self.cases.is_empty() && self.tables.is_empty()
@@ -178,15 +184,30 @@ pub fn ns_each_on(threads: usize, count: usize, work: impl Fn(usize) + Sync) -> 
     work(0);
     let once = start.elapsed().as_nanos().max(1);
     let turns = usize::try_from(BATCH_NS.div_ceil(once)).unwrap_or(1).clamp(1, 10_000);
+    let work = &work;
+    ns_in_batches(threads, BATCHES, turns * count, |thread| {
+        move || (0..turns).for_each(|_| work(thread))
+    })
+}
+
+/// The same for work that keeps something from batch to batch: each thread calls `start` once, and
+/// what it returns once a batch, of `count` operations.
+pub fn ns_in_batches<Work: FnMut()>(
+    threads: usize,
+    batches: usize,
+    count: usize,
+    start: impl Fn(usize) -> Work + Sync,
+) -> f64 {
     let barrier = std::sync::Barrier::new(threads);
     let run = |thread: usize| {
+        let mut work = start(thread);
         let span = |_| {
             barrier.wait();
             let start = Instant::now();
-            (0..turns).for_each(|_| work(thread));
+            work();
             (start, Instant::now())
         };
-        (0..BATCHES).map(span).collect::<Vec<_>>()
+        (0..batches).map(span).collect::<Vec<_>>()
     };
     let spans: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads)
@@ -199,13 +220,12 @@ pub fn ns_each_on(threads: usize, count: usize, work: impl Fn(usize) + Sync) -> 
             .collect();
         handles.into_iter().map(|handle| handle.join().expect("a benchmark thread")).collect()
     });
-    let operations = (threads * turns * count) as f64;
+    let operations = (threads * count) as f64;
     let each = |batch: usize| {
         let of_batch: Vec<_> = spans.iter().map(|spans| spans[batch]).collect();
         wall(&of_batch).as_nanos() as f64 / operations
     };
-    let batches: [f64; BATCHES] = std::array::from_fn(each);
-    quantile(&batches, 0.5)
+    quantile(&(0..batches).map(each).collect::<Vec<f64>>(), 0.5)
 }
 
 /// From the first start to the last end.
@@ -228,6 +248,7 @@ pub fn quantile(samples: &[f64], q: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// Goal: threads that ran one after the other are not said to have run at the same time.
     /// Method: two spans that only touch, in either order, and two that overlap by half.
@@ -239,5 +260,22 @@ mod tests {
         assert_eq!(wall(&in_turn), Duration::from_millis(20));
         assert_eq!(wall(&[in_turn[1], in_turn[0]]), Duration::from_millis(20));
         assert_eq!(wall(&[(at(0), at(10)), (at(5), at(15))]), Duration::from_millis(15));
+    }
+
+    /// Goal: what a thread keeps stays with it from batch to batch, and no batch is left out.
+    #[test]
+    fn each_thread_starts_once_and_works_once_a_batch() {
+        let (started, worked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let ns = ns_in_batches(2, 5, 1, |_| {
+            started.fetch_add(1, Ordering::Relaxed);
+            let mut batch = 0;
+            let worked = &worked;
+            move || {
+                batch += 1;
+                worked.fetch_add(batch, Ordering::Relaxed);
+            }
+        });
+        assert!(ns.is_finite());
+        assert_eq!((started.into_inner(), worked.into_inner()), (2, 2 * (1 + 2 + 3 + 4 + 5)));
     }
 }

@@ -11,7 +11,7 @@ use crate::areas::contenders::{Space, ours, tree};
 use crate::peers::Kind;
 use crate::report::number;
 use crate::rng::Rng;
-use crate::runner::{Contender, Runner, ns_each, ns_each_on};
+use crate::runner::{Case, Contender, Runner, ns_each, ns_each_on};
 use crate::table::Table;
 use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
@@ -31,38 +31,67 @@ pub fn run(runner: &mut Runner) {
     let columns = vec!["cost of a warm pair", "from", "to", "the last over the first"];
     let about = "A curve each, below, and its two ends here.";
     let mut table = Table::new("scale", about.into(), columns);
-    let at = runner.cases.len();
-    areas(runner);
-    flat(runner, at, "areas", "a pair's cost from 1,000 areas on", 4.0, &mut table);
-    let at = runner.cases.len();
-    threads(runner);
-    flat(runner, at, "threads", "wall time for each pair, two threads over one", 1.0, &mut table);
-    let at = runner.cases.len();
-    members(runner);
-    flat(runner, at, "members", "", 0.0, &mut table);
-    let at = runner.cases.len();
-    pools(runner);
-    flat(runner, at, "bytes of the pool", "", 0.0, &mut table);
+    for curve in CURVES {
+        let at = runner.cases.len();
+        (curve.run)(runner);
+        curve.ends(&runner.cases[at..], &mut table);
+    }
     if !table.rows.is_empty() {
-        table.print();
-        runner.tables.push(table);
+        runner.keep(table);
     }
 }
 
-/// The ends of a curve; with a promise, if the design has one.
-fn flat(runner: &Runner, at: usize, what: &str, promise: &str, most: f64, table: &mut Table) {
-    let curve = &runner.cases[at..];
-    let (Some(first), Some(last)) = (curve.first(), curve.last()) else { return };
-    let end = |name: &str| name.rsplit_once('=').map_or("", |(_, value)| value).to_owned();
-    let ratio = |last: &crate::runner::Case| last.rows[0].median() / first.rows[0].median();
-    let grown = format!("{}×", number(ratio(last)));
-    table.row(what, [end(&first.name), end(&last.name), grown]);
-    // Of threads, the second point; of areas, the last.
-    let judged = if what == "threads" { curve.get(1) } else { Some(last) };
-    if let Some(judged) = judged.filter(|_| !promise.is_empty()) {
-        let ratio = ratio(judged);
-        let measured = format!("{}× at {}", number(ratio), end(&judged.name));
-        table.promise(promise, &format!("{most}× at most"), measured, ratio <= most);
+/// A curve: what grows, what measures its points, and what the design has promised of it.
+struct Curve {
+    grows: &'static str,
+    run: fn(&mut Runner),
+    promise: Option<Promise>,
+}
+
+/// How much more than at the first point a pair may cost.
+struct Promise {
+    what: &'static str,
+    at_most: f64,
+    /// At which point: at its index, or at the last one.
+    at: Option<usize>,
+}
+
+/// What two threads over one are promised; `report/reasons.rs` has why it is missed.
+pub const TWO_THREADS: &str = "wall time for each pair, two threads over one";
+
+const CURVES: [Curve; 4] = [
+    Curve {
+        grows: "areas",
+        run: areas,
+        promise: Some(Promise {
+            what: "a pair's cost from 1,000 areas on",
+            at_most: 4.0,
+            at: None,
+        }),
+    },
+    Curve {
+        grows: "threads",
+        run: threads,
+        promise: Some(Promise { what: TWO_THREADS, at_most: 1.0, at: Some(1) }),
+    },
+    Curve { grows: "members", run: members, promise: None },
+    Curve { grows: "bytes of the pool", run: pools, promise: None },
+];
+
+impl Curve {
+    /// Its two ends as a row of `table`, and its promise there.
+    fn ends(&self, points: &[Case], table: &mut Table) {
+        let (Some(first), Some(last)) = (points.first(), points.last()) else { return };
+        let end = |name: &str| name.rsplit_once('=').map_or("", |(_, value)| value).to_owned();
+        let ratio = |point: &Case| point.rows[0].median() / first.rows[0].median();
+        let grown = format!("{}×", number(ratio(last)));
+        table.row(self.grows, [end(&first.name), end(&last.name), grown]);
+        let Some(Promise { what, at_most, at }) = &self.promise else { return };
+        if let Some(judged) = at.map_or(Some(last), |at| points.get(at)) {
+            let ratio = ratio(judged);
+            let measured = format!("{}× at {}", number(ratio), end(&judged.name));
+            table.promise(what, &format!("{at_most}× at most"), measured, ratio <= *at_most);
+        }
     }
 }
 
@@ -104,17 +133,17 @@ fn threads(runner: &mut Runner) {
         }
         let pool = Pool::create(1 << 30).expect("a pool: only what is used is taken");
         let ours = Contender::new("ours", || ns_each_on(threads, COUNT, |_| pairs(&pool)));
-        let mut contenders = vec![ours];
-        #[cfg(feature = "mimalloc")]
-        contenders.push(Contender::new("mimalloc", || {
-            let heap = crate::raw::GlobalHeap(&mimalloc::MiMalloc);
-            ns_each_on(threads, COUNT, |_| {
-                (0..COUNT).for_each(|_| drop(black_box(heap.take(BYTES))));
-            })
-        }));
-        #[cfg(not(feature = "mimalloc"))]
-        contenders.shrink_to_fit();
-        let case = runner.compare(&name, "ns of wall time a pair", &[], contenders);
+        let contenders = [
+            ours,
+            #[cfg(feature = "mimalloc")]
+            Contender::new("mimalloc", || {
+                let heap = crate::raw::GlobalHeap(&mimalloc::MiMalloc);
+                ns_each_on(threads, COUNT, |_| {
+                    (0..COUNT).for_each(|_| drop(black_box(heap.take(BYTES))));
+                })
+            }),
+        ];
+        let case = runner.compare(&name, "ns of wall time a pair", &[], contenders.into());
         // A machine that does other work shows in the wall, and not in this.
         case.rows[0].note = format!("{} ns of CPU", number(cpu_each(threads, &pool)));
         println!("  {:<28} {}", case.rows[0].name, case.rows[0].note);

@@ -4,16 +4,17 @@
 //! contenders do not hold memory beside each other, and warm up the same way.
 
 use super::contenders::{self, Block as _, Heap, Visitor};
+use crate::machine::status_bytes;
 use crate::rng::Rng;
-use crate::runner::{Contender, Runner, quantile};
+use crate::runner::{Contender, Runner, ns_in_batches};
 use std::cell::RefCell;
-use std::fs;
 use std::process::Command;
-use std::time::Instant;
 
 const LIVE: usize = 32;
 const LOW: u64 = 64 << 10;
 const HIGH: u64 = 64 << 20;
+/// In so many pieces a run is measured, a tenth of its steps each: the median counts.
+const PIECES: usize = 5;
 
 /// The heaps that take part: the kernel's calls and the cold pool are out of the running.
 fn wanted(name: &str) -> bool {
@@ -95,17 +96,16 @@ impl Visitor for Child {
         if name != self.heap {
             return;
         }
-        let each: Vec<f64> = std::thread::scope(|scope| {
-            let run = |thread| {
-                let heap = &heap;
-                let (steps, seed, live) = (self.steps, self.seed, LIVE / self.threads);
-                scope.spawn(move || churn(heap, live, steps, seed + thread as u64))
-            };
-            let threads: Vec<_> = (0..self.threads).map(run).collect();
-            threads.into_iter().map(|t| t.join().expect("a thread")).collect()
+        let (steps, seed, live) = (self.steps, self.seed, LIVE / self.threads);
+        let piece = steps / 10;
+        let ns = ns_in_batches(self.threads, PIECES, piece, |thread| {
+            let mut churn = Churn::new(&heap, live, seed + thread as u64);
+            // The warm-up is in no piece.
+            churn.run(steps / 2);
+            move || churn.run(piece)
         });
-        let ns = 1.0 / each.iter().map(|ns| 1.0 / ns).sum::<f64>();
-        println!("{ns} {}", peak_bytes());
+        // The most memory that this process has had, shared memory included.
+        println!("{ns} {}", status_bytes("VmHWM"));
     }
 }
 
@@ -117,30 +117,27 @@ pub fn child(args: &[String]) {
     contenders::all(&mut child, wanted);
 }
 
-/// ns a step, warm-up left out; the median of pieces of a run.
-fn churn<H: Heap>(heap: &H, live: usize, steps: usize, seed: u64) -> f64 {
-    let mut rng = Rng(seed);
-    let mut blocks: Vec<Option<H::Block>> = (0..live).map(|_| None).collect();
-    let mut step = |count: usize| {
-        let start = Instant::now();
-        for _ in 0..count {
-            let (at, bytes) = (rng.below(live as u64) as usize, rng.log_uniform(LOW, HIGH));
-            blocks[at] = None;
-            let mut block = heap.take(bytes as usize);
-            block.touch(4096);
-            blocks[at] = Some(block);
-        }
-        start.elapsed().as_nanos() as f64 / count as f64
-    };
-    step(steps / 2);
-    let pieces: Vec<f64> = (0..5).map(|_| step(steps / 10)).collect();
-    quantile(&pieces, 0.5)
+/// One thread's blocks.
+struct Churn<'a, H: Heap> {
+    heap: &'a H,
+    rng: Rng,
+    blocks: Vec<Option<H::Block>>,
 }
 
-/// The most memory that this process has had, shared memory included.
-fn peak_bytes() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
+impl<'a, H: Heap> Churn<'a, H> {
+    fn new(heap: &'a H, live: usize, seed: u64) -> Churn<'a, H> {
+        Churn { heap, rng: Rng(seed), blocks: (0..live).map(|_| None).collect() }
+    }
+
+    /// Replaces a block, so many times.
+    fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            let at = self.rng.below(self.blocks.len() as u64) as usize;
+            let bytes = self.rng.log_uniform(LOW, HIGH);
+            self.blocks[at] = None;
+            let mut block = self.heap.take(bytes as usize);
+            block.touch(4096);
+            self.blocks[at] = Some(block);
+        }
+    }
 }

@@ -66,8 +66,7 @@ pub fn run(runner: &mut Runner) {
             Err(why) => table.skip(kind.name(), &why),
         }
     }
-    table.print();
-    runner.tables.push(table);
+    runner.keep(table);
 }
 
 fn promise(table: &mut Table, seen: &Seen) {
@@ -123,9 +122,7 @@ fn plan(seed: u64) -> Plan {
         left -= size.min(left);
     }
     let mut order: Vec<usize> = (0..sizes.len()).collect();
-    for left in (1..order.len()).rev() {
-        order.swap(left, rng.below(left as u64 + 1) as usize);
-    }
+    rng.shuffle(&mut order);
     order.truncate(sizes.len() / 2);
     Plan { pool_bytes: POOL_BYTES, wanted_bytes: POOL_BYTES / 4, sizes, freed: order }
 }

@@ -1,6 +1,7 @@
 //! iceoryx2: a service with one publisher, and its loans as blocks.
 
 use super::roles::work;
+use super::spot::{dir_of, remove};
 use super::store::{Plan, Store, frag};
 use crate::raw::written;
 use iceoryx2::config::Config;
@@ -26,7 +27,7 @@ impl<T: std::fmt::Debug + ZeroCopySend + 'static> Service<T> {
     pub fn open(name: &str) -> Service<T> {
         set_log_level(LogLevel::Fatal);
         let mut config = Config::default();
-        let dir = std::env::temp_dir().join(name);
+        let dir = dir_of(name);
         std::fs::create_dir_all(&dir).expect("a directory");
         let dir = dir.to_string_lossy();
         config.global.set_root_path(&Path::new(dir.as_bytes()).expect("a path"));
@@ -56,16 +57,6 @@ impl<T: std::fmt::Debug + ZeroCopySend + 'static> Service<T> {
     /// A subscriber.
     pub fn subscriber(&self) -> Subscriber<ipc::Service, [T], ()> {
         self.factory.subscriber_builder().create().expect("a subscriber")
-    }
-}
-
-/// Removes what services of this name leave, which is a file for all of them.
-pub fn remove(name: &str) {
-    let _ = std::fs::remove_dir_all(std::env::temp_dir().join(name));
-    for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(name) {
-            let _ = std::fs::remove_file(entry.path());
-        }
     }
 }
 

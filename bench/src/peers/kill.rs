@@ -93,8 +93,7 @@ pub fn run(runner: &mut Runner) {
             Err(why) => table.skip(name, &why),
         }
     }
-    table.print();
-    runner.tables.push(table);
+    runner.keep(table);
 }
 
 fn contestants() -> Vec<(Kind, Reach, String)> {

@@ -48,7 +48,7 @@ impl Spot {
                 let output = make.output().map_err(|e| e.to_string())?;
                 spot.more = Some(String::from_utf8_lossy(&output.stdout).trim().to_owned());
             }
-            Kind::Iceoryx => spot.dir = Some(std::env::temp_dir().join(&spot.tag)),
+            Kind::Iceoryx => spot.dir = Some(dir_of(&spot.tag)),
             Kind::Memfd | Kind::Python => {}
         }
         Ok(spot)
@@ -66,7 +66,7 @@ impl Spot {
     }
 
     fn all(&self) -> (usize, u64) {
-        let mut files = self.in_shm();
+        let mut files = in_shm(&self.tag);
         if let Some(dir) = &self.dir {
             walk(dir, &mut files);
         }
@@ -74,24 +74,33 @@ impl Spot {
         let bytes = bytes.map(|file| file.blocks() * 512).sum();
         (files.len(), bytes)
     }
-
-    fn in_shm(&self) -> Vec<PathBuf> {
-        let is_ours = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(&self.tag);
-        let all = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
-        all.filter(is_ours).map(|entry| entry.path()).collect()
-    }
 }
 
 impl Drop for Spot {
     fn drop(&mut self) {
-        // What is gone already is no error here.
-        for path in self.in_shm() {
-            let _ = fs::remove_file(path);
-        }
-        if let Some(dir) = &self.dir {
-            let _ = fs::remove_dir_all(dir);
-        }
+        remove(&self.tag);
     }
+}
+
+/// The directory of its own that a service of this name has.
+pub fn dir_of(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
+/// Removes what one of this name leaves: files in `/dev/shm`, and its directory.
+pub fn remove(name: &str) {
+    // What is gone already, or never was, is no error here.
+    for path in in_shm(name) {
+        let _ = fs::remove_file(path);
+    }
+    let _ = fs::remove_dir_all(dir_of(name));
+}
+
+/// The files in `/dev/shm` whose names begin so.
+fn in_shm(name: &str) -> Vec<PathBuf> {
+    let is_ours = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(name);
+    let all = fs::read_dir("/dev/shm").into_iter().flatten().flatten();
+    all.filter(is_ours).map(|entry| entry.path()).collect()
 }
 
 fn walk(dir: &Path, files: &mut Vec<PathBuf>) {

@@ -1,5 +1,6 @@
 //! Contenders of this program that hold many blocks at once, and what that costs their process.
 
+use crate::machine::status_bytes;
 use crate::raw::map_shared;
 use memmap2::MmapMut;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -51,7 +52,7 @@ impl Plan {
 
 /// Plays a plan, and prints what came of it.
 pub fn frag<S: Store>(plan: &Plan, open: impl FnOnce(&Plan) -> S) {
-    let (address, files) = (status("VmSize"), descriptors());
+    let (address, files) = (status_bytes("VmSize"), descriptors());
     let mut store = open(plan);
     let mut blocks: Vec<Option<S::Block>> =
         plan.sizes.iter().map(|&size| store.touched(size)).collect();
@@ -66,7 +67,7 @@ pub fn frag<S: Store>(plan: &Plan, open: impl FnOnce(&Plan) -> S) {
     let block = store.touched(wanted);
     let ns = start.elapsed().as_nanos();
     let served = usize::from(block.is_some());
-    let (address, memory) = (status("VmSize") - address, status("RssShmem"));
+    let (address, memory) = (status_bytes("VmSize") - address, status_bytes("RssShmem"));
     let (in_use, files) = (held + served * wanted, descriptors().saturating_sub(files));
     drop(block);
     let largest = largest(&mut store, free);
@@ -90,14 +91,6 @@ fn largest<S: Store>(store: &mut S, free: usize) -> usize {
         }
     }
     low * 4096
-}
-
-/// A number of kilobytes from `/proc/self/status`, in bytes.
-pub fn status(field: &str) -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) << 10
 }
 
 fn descriptors() -> usize {

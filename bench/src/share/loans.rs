@@ -1,6 +1,7 @@
 //! iceoryx2: a publisher here, a subscriber in the other process.
 
-use crate::peers::iceoryx::{Service, remove};
+use crate::peers::iceoryx::Service;
+use crate::peers::spot::remove;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::ipc;
