@@ -14,6 +14,8 @@ pub const NAMES: [&str; 1] = ["stress"];
 
 const THREADS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const QUICK: [usize; 4] = [1, 2, 8, 64];
+/// The cell of a case that failed.
+const FAILED: &str = "FAILED";
 
 /// Runs the group; `vmalloc` is the command, if it was built.
 pub fn run(runner: &mut Runner) {
@@ -30,6 +32,7 @@ pub fn run(runner: &mut Runner) {
     let heads = vec!["µs by threads", "1", "2", "4", "8", "16", "32", "64"];
     let mut table = Table::new("stress", about, heads);
     let mut cells: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut failures = Vec::new();
     for (turn, threads) in THREADS.into_iter().enumerate() {
         if runner.quick && !QUICK.contains(&threads) {
             continue;
@@ -45,25 +48,31 @@ pub fn run(runner: &mut Runner) {
                 break;
             }
         };
-        for (case, cell) in found {
+        for (case, cell) in found.cells {
             let row = cells.entry(case).or_insert_with(|| vec!["–".into(); THREADS.len()]);
             row[turn] = cell;
         }
+        failures.extend(found.failures);
     }
     for (case, row) in cells {
         table.row(case, row);
     }
-    table.print();
-    runner.tables.push(table);
+    if !failures.is_empty() {
+        table.about += &format!(" {FAILED}: {}.", failures.join("; "));
+    }
+    runner.keep(table);
 }
 
-/// What each case said.
-fn stress(
-    command: &Path,
-    threads: usize,
-    loops: u64,
-    seed: u64,
-) -> Result<BTreeMap<String, String>, String> {
+/// What a run of all cases said.
+#[derive(Default)]
+struct Found {
+    /// A cell a case.
+    cells: BTreeMap<String, String>,
+    /// Why cases failed: for each the first thread's word.
+    failures: Vec<String>,
+}
+
+fn stress(command: &Path, threads: usize, loops: u64, seed: u64) -> Result<Found, String> {
     let (threads, loops_text, seed) = (threads.to_string(), loops.to_string(), seed.to_string());
     let output = Command::new(command)
         .args(["stress", "--case", "linux", "--json", "--threads", &threads])
@@ -75,15 +84,19 @@ fn stress(
         text.lines().next_back().unwrap_or("no report").to_owned()
     })?;
     let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
-    let mut said: BTreeMap<String, String> = BTreeMap::new();
+    let mut found = Found::default();
     let workers = report["workers"].as_array().ok_or("a report without workers")?;
     for case in workers.iter().filter_map(|worker| worker["cases"].as_array()).flatten() {
         let name = case["case"].as_str().unwrap_or("?").to_owned();
         if case["unsupported"].is_string() {
-            said.insert(name, "not here".into());
+            found.cells.insert(name, "not here".into());
         } else if case["failed"].as_u64() != Some(0) {
-            println!("{name}, {threads} threads, seed {seed}: {}", case["why"]);
-            said.insert(name, "FAILED".into());
+            let why = format!("{name}, {threads} threads, seed {seed}: {}", case["why"]);
+            println!("{why}");
+            // Of several threads the first one's will do for the page.
+            if found.cells.insert(name, FAILED.into()).as_deref() != Some(FAILED) {
+                found.failures.push(why);
+            }
         } else {
             let sum = sums.entry(name).or_default();
             sum.0 += case["avg_usec"].as_f64().unwrap_or(f64::NAN);
@@ -91,7 +104,7 @@ fn stress(
         }
     }
     for (name, (sum, count)) in sums {
-        said.entry(name).or_insert_with(|| number(sum / count));
+        found.cells.entry(name).or_insert_with(|| number(sum / count));
     }
-    Ok(said)
+    Ok(found)
 }
