@@ -41,7 +41,7 @@ pub fn run(runner: &mut Runner) {
 
 /// The three questions in one table.
 fn together(runner: &Runner) -> Table {
-    let about = "The tests below, and the share cycle of two processes above: a contender's time over ours.";
+    let about = "What `peers/kill` and `peers/frag` found; and the cycle of two processes, `share`: a contender's time over ours.";
     let columns = vec![
         "all in one",
         "served after SIGKILL",

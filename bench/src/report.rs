@@ -10,7 +10,6 @@ use crate::machine::MachineClass;
 use crate::peers::foreign;
 use crate::runner::{Case, Row, Runner};
 use crate::table::{Promise, Table};
-use reasons::REASONS;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -176,40 +175,62 @@ fn head(about: &About) -> String {
     text
 }
 
+/// A budget, and what came of it: a row of the page.
+struct Budget {
+    /// The case, or what was promised.
+    what: String,
+    /// The peer; [`NOBODY`], where it is no ratio of two contenders.
+    beside: String,
+    at_least: String,
+    measured: String,
+    is_met: bool,
+}
+
+/// In place of a peer.
+const NOBODY: &str = "–";
+
+impl Budget {
+    /// Those of the cases, then those of the tables.
+    fn all(cases: &[Case], tables: &[Table]) -> Vec<Budget> {
+        let ratios = cases
+            .iter()
+            .flat_map(|case| case.goals.iter().map(move |goal| (case, goal)))
+            .filter_map(|(case, goal)| {
+                let row = case.rows.iter().find(|row| row.name == goal.peer)?;
+                Some(Budget {
+                    what: case.name.clone(),
+                    beside: goal.peer.to_owned(),
+                    at_least: format!("{}×", number(goal.at_least)),
+                    measured: format!("{}×", number(row.ratio)),
+                    is_met: row.ratio >= goal.at_least,
+                })
+            });
+        let promises = tables.iter().flat_map(|table| &table.promises).map(|promise| {
+            let Promise { what, at_least, measured, is_met } = promise.clone();
+            Budget { what, beside: NOBODY.into(), at_least, measured, is_met }
+        });
+        ratios.chain(promises).collect()
+    }
+
+    fn line(&self) -> String {
+        let Budget { what, beside, at_least, measured, is_met } = self;
+        let met = if *is_met { "yes" } else { "**no**" };
+        format!("| {what} | {beside} | {at_least} | {measured} | {met} |")
+    }
+}
+
 fn budgets(text: &mut String, cases: &[Case], tables: &[Table]) {
-    let rows: Vec<String> = cases
-        .iter()
-        .flat_map(|case| case.goals.iter().map(move |goal| (case, goal)))
-        .filter_map(|(case, goal)| {
-            let row = case.rows.iter().find(|row| row.name == goal.peer)?;
-            let met = if row.ratio >= goal.at_least { "yes" } else { "**no**" };
-            let (peer, least, ratio) = (goal.peer, number(goal.at_least), number(row.ratio));
-            Some(format!("| {} | {peer} | {least}× | {ratio}× | {met} |", case.name))
-        })
-        .chain(tables.iter().flat_map(|table| &table.promises).map(|promise| {
-            let Promise { what, at_least, measured, is_met } = promise;
-            let met = if *is_met { "yes" } else { "**no**" };
-            format!("| {what} | – | {at_least} | {measured} | {met} |")
-        }))
-        .collect();
-    if !rows.is_empty() {
+    let budgets = Budget::all(cases, tables);
+    if !budgets.is_empty() {
         let head = "| case | beside | at least | measured | met |\n|---|---|---|---|---|";
+        let rows: Vec<String> = budgets.iter().map(Budget::line).collect();
         let _ = writeln!(text, "\n## Budgets\n\n{head}\n{}", rows.join("\n"));
     }
-    let is_missed = |case: &Case, peer: &str| {
-        let goal = case.goals.iter().find(|goal| goal.peer == peer);
-        let row = case.rows.iter().find(|row| row.name == peer);
-        goal.zip(row).is_some_and(|(goal, row)| row.ratio < goal.at_least)
-    };
-    let missed: Vec<String> = REASONS
-        .iter()
-        .filter(|(name, peer, _)| {
-            cases.iter().any(|case| case.name.starts_with(name) && is_missed(case, peer))
-        })
-        .map(|(name, peer, why)| format!("- `{name}`, beside {peer}: {why}"))
-        .collect();
-    if !missed.is_empty() {
-        let _ = writeln!(text, "\nWhy, where a budget is missed:\n\n{}", missed.join("\n"));
+    let missed = budgets.iter().filter(|budget| !budget.is_met);
+    let missed: Vec<_> = missed.map(|b| (b.what.as_str(), b.beside.as_str())).collect();
+    let why = reasons::why(&missed);
+    if !why.is_empty() {
+        let _ = writeln!(text, "\nWhy, where a budget is missed:\n\n{}", why.join("\n"));
     }
     text.push_str(ELSEWHERE);
 }
