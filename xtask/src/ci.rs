@@ -121,14 +121,15 @@ fn steps() -> Vec<Step> {
     let mut steps = vec![
         cargo("fmt", &["fmt", "--all", "--check"], 2),
         cargo("clippy", &clippy, 10),
-        step("tests", Work::Tests(Part::Tests)),
-        step("doctests", Work::Tests(Part::Doctests)),
-        cargo("features", &FEATURES, 10),
+        cargo("clippy-features", &CLIPPY_FEATURES, 10),
+    ];
+    steps.extend(Part::ALL.map(|part| step(part.name(), Work::Tests(part))));
+    steps.extend([
         cargo("simulate", &SIMULATE, 10),
         cargo("loom", &["xtask", "loom", "proof::pieces::sharing"], 10),
         cargo("stateright", &["xtask", "stateright"], 10),
         step("rustdoc", doc),
-    ];
+    ]);
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
     steps.push(step("docs-run", Work::Docs));
     steps.extend(BARE_TARGETS.map(|target| step(target, Work::Bare(target))));
@@ -143,17 +144,16 @@ fn steps() -> Vec<Step> {
     steps
 }
 
-/// The tests of optional features, which the others are built without.
-const FEATURES: [&str; 9] = [
-    "test",
-    "--package",
-    "vmalloc",
+/// What only users' features build is linted, too.
+const CLIPPY_FEATURES: [&str; 8] = [
+    "clippy",
+    "--workspace",
+    "--all-targets",
     "--features",
-    "tracing,allocator-api2",
-    "--test",
-    "events",
-    "--test",
-    "allocator",
+    suite::FEATURES,
+    "--",
+    "-D",
+    "warnings",
 ];
 
 /// The benchmarks are a workspace of their own: linted and tested, not run.

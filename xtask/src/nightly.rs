@@ -73,7 +73,8 @@ pub fn cargo(root: &Path, tool: &str) -> Command {
     // The proxy's `cargo`: that which runs us is of one toolchain.
     let mut command = Command::new("cargo");
     command.arg("+nightly").current_dir(root).env_remove("CARGO").env_remove("RUSTC");
-    command.env_remove("RUSTUP_TOOLCHAIN").env("CARGO_TARGET_DIR", root.join("target").join(tool));
+    command.env_remove("RUSTUP_TOOLCHAIN");
+    command.env("CARGO_TARGET_DIR", run::target_dir(root).join(tool));
     command
 }
 

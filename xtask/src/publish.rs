@@ -16,7 +16,7 @@ use crate::checks::metadata;
 use crate::nightly::Need;
 use crate::repo::Finding;
 use crate::run;
-use crate::suite::Tally;
+use crate::suite::{FEATURES, Tally};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -129,7 +129,7 @@ fn packages(root: &Path, _: &mut Tally) -> Result<(), String> {
     package.args(["package", "--workspace", "--exclude", "xtask", "--allow-dirty"]);
     // A folder of its own each time: cargo keeps what it once unpacked of a registry in that place,
     // and would build against the crates of an earlier run.
-    let target = root.join(format!("target/packages-{}", std::process::id()));
+    let target = run::target_dir(root).join(format!("packages-{}", std::process::id()));
     package.arg("--target-dir").arg(&target);
     let built = run::run(package.current_dir(root), Duration::from_secs(30 * 60));
     let removed =
@@ -173,9 +173,7 @@ fn msrv(root: &Path, tally: &mut Tally) -> Result<(), String> {
     }
     let mut check = Command::new("rustup");
     check.args(["run", &toolchain, "cargo", "check", "--workspace", "--exclude", "xtask"]);
-    // The features of users. Those that change the engine's words are for the simulation alone.
-    check.args(["--features", "vmalloc/tracing,vmalloc/allocator-api2,vmalloc-bare/lock_api"]);
-    check.args(["--target-dir", "target/msrv"]);
+    check.args(["--features", FEATURES, "--target-dir"]).arg(run::target_dir(root).join("msrv"));
     // Ours is another toolchain's, and would be asked first.
     check.env_remove("RUSTC").env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN");
     run::run(check.current_dir(root), Duration::from_secs(20 * 60))

@@ -36,31 +36,64 @@ use std::time::Duration;
 /// The variable that names the file to which tests append what they skip.
 pub const SKIPS_VAR: &str = "VMALLOC_SKIPS";
 
+/// The features of users, for cargo. Those that change the engine's words are for proofs alone.
+pub const FEATURES: &str = "vmalloc/tracing,vmalloc/allocator-api2,vmalloc-bare/lock_api";
+
 /// A part of the suite: cargo runs doctests apart from all others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Part {
-    /// Libraries, binaries, integration tests and examples.
+    /// Libraries, binaries, integration tests and examples, as they are built by default.
     Tests,
+    /// What the features of users bring.
+    Features,
     /// The examples in the documentation.
     Doctests,
 }
 
 impl Part {
+    /// All, in the order in which they run.
+    pub const ALL: [Part; 3] = [Part::Tests, Part::Features, Part::Doctests];
+
+    /// Its name as a step.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Tests => "tests",
+            Part::Features => "features",
+            Part::Doctests => "doctests",
+        }
+    }
+
     /// The arguments for cargo.
     pub fn args(self) -> &'static [&'static str] {
         match self {
             Part::Tests => &[
                 "test",
                 "--workspace",
-                "--features",
-                "vmalloc-bare/lock_api",
                 "--no-fail-fast",
                 "--lib",
                 "--bins",
                 "--tests",
                 "--examples",
             ],
-            Part::Doctests => &["test", "--workspace", "--no-fail-fast", "--doc"],
+            Part::Features => &[
+                "test",
+                "--package",
+                "vmalloc",
+                "--package",
+                "vmalloc-bare",
+                "--features",
+                FEATURES,
+                "--no-fail-fast",
+                "--lib",
+                "--examples",
+                "--test",
+                "events",
+                "--test",
+                "allocator",
+            ],
+            Part::Doctests => {
+                &["test", "--workspace", "--features", FEATURES, "--no-fail-fast", "--doc"]
+            }
         }
     }
 
@@ -68,7 +101,7 @@ impl Part {
     fn limit(self) -> Duration {
         match self {
             Part::Tests => Duration::from_secs(18 * 60),
-            Part::Doctests => Duration::from_secs(10 * 60),
+            Part::Features | Part::Doctests => Duration::from_secs(10 * 60),
         }
     }
 }
@@ -213,7 +246,7 @@ fn skips_file(root: &Path) -> Result<PathBuf, String> {
 pub fn run_all(root: &Path) -> bool {
     let mut tally = Tally::default();
     let mut is_ok = true;
-    for part in [Part::Tests, Part::Doctests] {
+    for part in Part::ALL {
         println!("cargo {}", part.args().join(" "));
         if let Err(why) = run_part(part, root, &mut tally) {
             println!("{why}");

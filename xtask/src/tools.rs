@@ -212,7 +212,8 @@ pub fn mutants(root: &Path, options: &Mutants) -> bool {
     // The tool's own look at the tree without a mutant knows the engine's package alone.
     command.args(["--test-package", "vmalloc-core,vmalloc-sim", "--baseline", "skip"]);
     command.args(["--timeout", "120", "--build-timeout", "600", "--output"]);
-    command.arg(root.join("target/mutants")).current_dir(root).env("PROPTEST_CASES", "32");
+    let out = run::target_dir(root).join("mutants");
+    command.arg(&out).current_dir(root).env("PROPTEST_CASES", "32");
     for file in &options.files {
         command.args(["--file", &format!("crates/vmalloc-core/src/{file}.rs")]);
     }
@@ -220,7 +221,7 @@ pub fn mutants(root: &Path, options: &Mutants) -> bool {
         command.args(["--shard", shard]);
     }
     command.arg("--").args(MUTANTS_TESTS.split_whitespace());
-    let ended = std::fs::create_dir_all(root.join("target/mutants"))
+    let ended = std::fs::create_dir_all(&out)
         .map_err(|e| e.to_string())
         .and_then(|()| run::run(&mut command, 24 * LIMIT));
     if let Err(why) = &ended {

@@ -58,7 +58,8 @@ fn vectors_in_a_pool_hold_what_ordinary_ones_hold() {
         }
         assert!(ours.as_slice() == twin.as_slice(), "step {step}");
         if twin.len() > 1 << 20 {
-            (ours.clear(), twin.clear());
+            ours.clear();
+            twin.clear();
         }
     }
     drop(pairs);

@@ -34,7 +34,7 @@ pub enum Failure {
 /// [`Failure`].
 pub fn run(root: &Path, series: &str) -> Result<Peer, Failure> {
     let version = newest(series)?;
-    let dir = root.join("target/linux-peer").join(&version);
+    let dir = run::target_dir(root).join("linux-peer").join(&version);
     unpack(&dir, &version)?;
     let initramfs = build(root, &dir, &version)?;
     let rows = boot(&dir, &version, &initramfs)?;
