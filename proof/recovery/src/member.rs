@@ -294,11 +294,7 @@ impl World {
                     false => then.step(),
                 }
             }
-            Kind::Live if seen.owner == Some(dead) => {
-                self.cas(seen, seen.to(Kind::Parked, None));
-                then.step()
-            }
-            Kind::Parked if seen.owner == Some(dead) => {
+            Kind::Live | Kind::Parked if seen.owner == Some(dead) => {
                 self.cas(seen, seen.to(Kind::Parked, None));
                 then.step()
             }
