@@ -6,7 +6,7 @@ use crate::peer::{Peer, command, say};
 use crate::support::{KIB, MIB, Random, Scratch, assert_empty, file_of, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use vmalloc::{AttachError, Holdings, Onlooker, Pool, Request, Token};
+use vmalloc::{AttachError, Buf, Holdings, Onlooker, Pool, Request, Token};
 
 /// One round of work on a pool: allocate, write, check, publish, attach, free, in random sizes.
 /// What is written is the round's byte, so that a page with two owners shows.
@@ -181,30 +181,55 @@ fn a_hundred_kills(pool: &Pool, path: &Scratch) {
     );
 }
 
-/// Goal: an allocation does not fail for want of what another member is just recovering from a
-/// dead one.
+/// Goal: no call fails for want of what another member is just recovering from a dead one: not an
+/// allocation, nor a part of a reservation, nor a buffer or a shared area that is to be longer.
 /// Method: a killed member that holds most of the pool, and a recoverer that takes its time: its
 /// locks, held by this test.
 #[test]
 fn regress_memory_that_another_is_recovering_is_waited_for() {
-    let pool = Pool::create(8 * MIB).unwrap();
-    let mut dead = Peer::of(&pool);
-    let number: usize = dead.ok("number").parse().unwrap();
-    dead.ok(&format!("vmalloc {}", 6 * MIB));
-    let (file, _) = file_of(&pool);
-    let before = pool.vmalloc(4 * MIB as usize).unwrap_err();
-    assert!(before.to_string().contains("no frames"), "{before}: it lives");
-    dead.kill();
-    let recoverer = as_if_recovering(&file, number);
-    std::thread::scope(|scope| {
-        let allocating = scope.spawn(|| pool.vmalloc(4 * MIB as usize));
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(!allocating.is_finished(), "it did not wait");
-        drop(recoverer);
-        let buf = allocating.join().unwrap().expect("memory that was being recovered");
-        assert_eq!(buf.len() as u64, 4 * MIB);
-    });
-    assert_empty(&pool);
+    const BYTES: usize = 4 << 20;
+    /// Takes so much in a pool, of which it gets an area of 2 MiB and a page, alone at its end.
+    type Verb = fn(&Pool, Buf) -> Result<usize, String>;
+    let verbs: [(&str, Verb); 4] = [
+        ("allocate", |pool, _| told(pool.vmalloc(BYTES)).map(|buf| buf.len())),
+        ("commit", |pool, _| {
+            let mut reservation = told(pool.reserve(BYTES))?;
+            told(reservation.commit(0..BYTES)).map(|()| BYTES)
+        }),
+        ("resize", |_, mut buf| told(buf.resize(BYTES)).map(|()| buf.len())),
+        ("grow", |_, buf| {
+            let mut shared = told(buf.share())?;
+            let grown = told(shared.grow(BYTES)).map(|()| shared.len());
+            told(shared.free()).and(grown)
+        }),
+    ];
+    for (what, verb) in verbs {
+        let pool = Pool::create(9 * MIB).unwrap();
+        let mut dead = Peer::of(&pool);
+        let number: usize = dead.ok("number").parse().unwrap();
+        dead.ok(&format!("vmalloc {}", 6 * MIB));
+        let (file, _) = file_of(&pool);
+        let start = || pool.vmalloc((2 << 20) + 4096).unwrap();
+        let before = verb(&pool, start()).unwrap_err();
+        assert!(before.contains("NoFrames"), "{what}: {before}: it lives");
+        dead.kill();
+        let recoverer = as_if_recovering(&file, number);
+        std::thread::scope(|scope| {
+            let buf = start();
+            let at_work = scope.spawn(|| verb(&pool, buf));
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!at_work.is_finished(), "{what} did not wait: {:?}", at_work.join().unwrap());
+            drop(recoverer);
+            let found = at_work.join().unwrap();
+            let found = found.unwrap_or_else(|e| panic!("{what}, memory that came back: {e}"));
+            assert_eq!(found, BYTES, "{what}");
+        });
+        assert_empty(&pool);
+    }
+}
+
+fn told<T>(result: Result<T, impl std::fmt::Debug>) -> Result<T, String> {
+    result.map_err(|e| format!("{e:?}"))
 }
 
 /// Goal: a watcher recovers who dies, though nobody calls a verb, while others work; it stops when

@@ -12,7 +12,7 @@
 use super::{Buf, Shared};
 use crate::error::{AttachError, ResizeError};
 use crate::events::About;
-use crate::pool::Pool;
+use crate::pool::{Pool, Search};
 use crate::trace::Op;
 use std::sync::Arc;
 use vmalloc_core::{Area, PAGE_SIZE, Pages, Request, flags};
@@ -23,13 +23,24 @@ impl Buf {
     /// frames back to the system at once.
     ///
     /// Large buffers (over 2 MiB, guard included) grow as long as nobody lives behind them; small
-    /// ones within their size class.
+    /// ones within their size class. If there are no frames, does what [`Pool::alloc`] does before
+    /// it gives up.
     ///
     /// # Errors
     ///
     /// [`ResizeError`]; the buffer is as it was. `Engine(NoRoom)`: it would have to move, see
     /// [`Buf::vrealloc`].
     pub fn resize(&mut self, bytes: usize) -> Result<(), ResizeError> {
+        let mut search = None;
+        loop {
+            match self.resize_once(bytes) {
+                Err(e) if Search::may_lengthen(&mut search, &self.member, &e) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn resize_once(&mut self, bytes: usize) -> Result<(), ResizeError> {
         if self.member.is_forked() {
             return Err(ResizeError::Forked);
         }
@@ -119,13 +130,25 @@ impl Buf {
 impl Shared {
     /// Makes the area at least `bytes` bytes long where it lies, for every member: the new bytes
     /// are zeros, and those that were there stay. Other handles see it when they
-    /// [`Shared::refresh`]; until then they see what they saw.
+    /// [`Shared::refresh`]; until then they see what they saw. If there are no frames, does what
+    /// [`Pool::alloc`] does before it gives up.
     ///
     /// # Errors
     ///
     /// [`ResizeError`]; the area is as it was. `Engine(Busy)`: another member is growing it just
     /// now.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ResizeError> {
+        let mut search = None;
+        loop {
+            match self.grow_once(bytes) {
+                // Other threads may follow and grow areas meanwhile.
+                Err(e) if Search::may_lengthen(&mut search, &self.hold.member, &e) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn grow_once(&mut self, bytes: usize) -> Result<(), ResizeError> {
         let member = &self.hold.member;
         if member.is_forked() {
             return Err(ResizeError::Forked);

@@ -12,11 +12,12 @@
 //! memory is neither held nor free while the kernel takes it back. A recovery and a purge each end
 //! in bounded time, so they are waited for, two seconds at most.
 
+use crate::error::ResizeError;
 use crate::member::Member;
 use std::time::{Duration, Instant};
 use vmalloc_core::{AllocError, Area, BackError, Kind, Recovered};
 
-/// How long an allocation waits for memory that others are giving back: a batch of a purge may
+/// How long a call waits for memory that others are giving back: a batch of a purge may
 /// take the kernel so long, 0.1 ms a MiB.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_micros(100);
@@ -34,6 +35,17 @@ impl Search {
     /// A search that begins now, since there was no room.
     pub(crate) fn new() -> Search {
         Search { since: Instant::now(), had_hope: true }
+    }
+
+    /// As [`Search::may_help`], for an area that is to become longer, since the first time that there
+    /// was no room. An area whose neighbours live is not helped: it would have to move.
+    pub(crate) fn may_lengthen(
+        search: &mut Option<Search>,
+        member: &Member,
+        error: &ResizeError,
+    ) -> bool {
+        let ResizeError::Engine(vmalloc_core::ResizeError::Back(e)) = error else { return false };
+        search.get_or_insert_with(Search::new).may_help(member, &AllocError::Back(*e))
     }
 
     /// Whether it is worth asking again, after waiting a little if need be.
