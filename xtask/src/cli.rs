@@ -36,8 +36,8 @@ pub enum Task {
     Simulate(simulate::Options),
     /// Take the pictures of docs/img from real pools; needs tmux and chromium.
     Screenshots,
-    /// Explore each lock-free piece in every order of steps, weak memory included: 3 minutes,
-    /// and 15 on a busy machine.
+    /// Explore lock-free pieces in every order of steps with few preemptions, weak memory included:
+    /// 3 minutes, and 15 on a busy machine.
     Loom(proof::Options),
     /// Explore whole verbs, with kills, in many orders of steps: 4 minutes.
     Shuttle(proof::Options),
@@ -56,7 +56,8 @@ pub enum Task {
     Mutants(tools::Mutants),
     /// Which lines the tests reach, a crate a row; needs cargo-llvm-cov.
     Coverage,
-    /// Run every command that the documents show, as a reader would; 90 seconds at most.
+    /// Run the commands that the documents show, but those marked as not run, as a reader would; 90
+    /// seconds at most.
     Docs,
     /// Look whether the crates are ready to be published: packages, licences, minimum Rust, semver.
     Publish(publish::Options),

@@ -127,9 +127,10 @@ Examples:
 
 The pool takes memory only for what it holds, and about 0.6 % of the capacity
 for its tables. Only you can open it (mode 0600). It lives until it is removed
-(`vmalloc rm PATH`) or the machine goes down. `ls` shows a size 64 times the
-capacity: addresses, not memory; `du` shows the memory. With --framed its frames
-are memory from the start, and a block costs a mapping for each run of them.";
+(`vmalloc rm PATH`) or the machine goes down. `ls` shows addresses: 64 times the
+capacity, and 4 GiB at least; `du` shows the memory. With --framed its frames
+are memory from the start, `ls` shows them and tables that are mostly holes, and
+a block costs a mapping for each run of its frames.";
 
 /// What pool to make.
 #[derive(ClapArgs, Debug)]

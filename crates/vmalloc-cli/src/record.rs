@@ -24,7 +24,7 @@ Examples:
   vmalloc replay run.trace --lazy-limit 0,64M
 
 The program must use pools through the crate vmalloc; it, and every program that
-it starts, writes one line of 40 bytes an event, about 1 µs each. It loses none
+it starts, makes one write of 40 bytes an event, about 1 µs each. It loses none
 when it is killed. The exit code is the program's.";
 
 /// What to run, and where to keep the trace.
