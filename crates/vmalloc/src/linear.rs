@@ -66,9 +66,15 @@ pub(crate) struct Ground {
     committed: AnonWords,
 }
 
+/// Who can see that others have died, and recover them: a member. A mere onlooker cannot.
+pub(crate) trait Recover: Sync {
+    /// Recovers the dead; whether there were any.
+    fn recover_the_dead(&self) -> bool;
+}
+
 /// The machine of one member: what the engine sees.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'a>(&'a Ground);
+pub(crate) struct Linear<'a>(&'a Ground, Option<&'a dyn Recover>);
 
 /// Why a pool could not be mapped.
 pub(crate) type GroundError = Box<dyn std::error::Error + Send + Sync>;
@@ -132,11 +138,21 @@ impl Ground {
         bell.expect("the header is the mapping's first part")
     }
 
-    /// An engine that works for `owner`. Cheap: views, no state of its own.
-    #[inline]
+    /// An engine that works for `owner`, for one who only looks.
     pub(crate) fn engine(&self, owner: Owner, lazy_pages_max: Pages) -> Engine<'_, Linear<'_>> {
+        self.engine_of(owner, lazy_pages_max, None)
+    }
+
+    /// An engine that works for `owner`, who is `member`. Cheap: views, no state of its own.
+    #[inline]
+    pub(crate) fn engine_of<'a>(
+        &'a self,
+        owner: Owner,
+        lazy_pages_max: Pages,
+        member: Option<&'a dyn Recover>,
+    ) -> Engine<'a, Linear<'a>> {
         let config = Config { window_start: Vpn(0), owner, lazy_pages_max };
-        Engine::new(self.header().tables(&self.layout), Linear(self), config)
+        Engine::new(self.header().tables(&self.layout), Linear(self, member), config)
             .expect("the window begins at page 0, and slots of the header have a member's number")
     }
 
@@ -247,7 +263,10 @@ impl Machine for Linear<'_> {
     }
 
     fn wait_for_others(&self) {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        // The dead free nothing by themselves.
+        if !self.1.is_some_and(Recover::recover_the_dead) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {

@@ -18,7 +18,7 @@
 //! are on a description of their own, which no child of `fork` keeps ([`crate::os::life`]).
 
 use crate::events::{self, About};
-use crate::linear::{Ground, Linear};
+use crate::linear::{Ground, Linear, Recover};
 use crate::os::fork::ForkGuard;
 use crate::os::life::LifeFile;
 use crate::trace::Op;
@@ -97,7 +97,7 @@ impl Member {
     /// The engine that works for this member.
     #[inline]
     pub(crate) fn engine(&self) -> Engine<'_, Linear<'_>> {
-        self.ground.engine(self.me, self.lazy_pages_max)
+        self.ground.engine_of(self.me, self.lazy_pages_max, Some(self))
     }
 
     /// Whether this process is a fork of the member, and so is none.
@@ -223,6 +223,12 @@ impl Member {
 
     fn lock_attached(&self) -> MutexGuard<'_, HashMap<u32, Attached>> {
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recover for Member {
+    fn recover_the_dead(&self) -> bool {
+        self.recover_dead() != Recovered::default()
     }
 }
 

@@ -228,6 +228,25 @@ fn regress_memory_that_another_is_recovering_is_waited_for() {
     }
 }
 
+/// Goal: a request that must not fail waits while a living member holds the memory, and not for
+/// a dead one. Method: the same member, killed while it waits; nobody else comes.
+#[test]
+fn regress_a_request_that_must_not_fail_does_not_wait_for_the_dead() {
+    let pool = Pool::create(8 * MIB).unwrap();
+    let mut peer = Peer::of(&pool);
+    peer.ok(&format!("vmalloc {}", 6 * MIB));
+    // Not in a scope: if it hangs, this test need not.
+    let asking = pool.clone();
+    let at_work =
+        std::thread::spawn(move || asking.alloc(&Request::bytes(4 * MIB).no_fail()).map(drop));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!at_work.is_finished(), "{:?}", at_work.join());
+    peer.kill();
+    wait_until("memory that a dead member held", || at_work.is_finished());
+    at_work.join().unwrap().unwrap();
+    assert_empty(&pool);
+}
+
 fn told<T>(result: Result<T, impl std::fmt::Debug>) -> Result<T, String> {
     result.map_err(|e| format!("{e:?}"))
 }
