@@ -91,6 +91,9 @@ impl<'a, M: Machine> Engine<'a, M> {
         if config.owner.number() > members {
             return Err(EngineError::Member { owner: config.owner, members });
         }
+        if M::IN_PLACE && !tables.geometry().in_place {
+            return Err(EngineError::NotInPlace);
+        }
         if !config.window_start.0.is_multiple_of(GRANULE_PAGES) {
             return Err(EngineError::WindowStart { start: config.window_start });
         }

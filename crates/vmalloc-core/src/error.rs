@@ -220,6 +220,9 @@ pub enum EngineError {
         /// Where it begins.
         start: crate::Vpn,
     },
+    /// The machine's members share areas where they lie, and the geometry has no cells that say
+    /// who is attached: [`Geometry::in_place`](crate::layout::Geometry::in_place) is `false`.
+    NotInPlace,
     /// There is no such member.
     Member {
         /// Its number.
@@ -383,6 +386,9 @@ impl fmt::Display for EngineError {
             EngineError::Geometry(e) => write!(f, "{e}"),
             EngineError::WindowStart { start } => {
                 write!(f, "the window begins at {start}, not at a multiple of 128 pages")
+            }
+            EngineError::NotInPlace => {
+                write!(f, "areas are shared in place, and the geometry has no presence cells")
             }
             EngineError::Member { owner, members } => write!(f, "{owner} of {members} members"),
             EngineError::Map(e) => write!(f, "{e}"),

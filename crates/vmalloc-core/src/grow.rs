@@ -44,8 +44,7 @@ pub(crate) fn grow_shared<M: Machine>(
     let record = record_of(context, id).ok_or(stale)?;
     let shared = |s: &State| s.kind == Kind::Shared && s.generation == generation;
     record.state().filter(shared).ok_or(stale)?;
-    let alone = context.tables.geometry().members == 1;
-    if !alone && !Presence::of(context.tables, record.id).holds(context.me, generation) {
+    if !Presence::of(context.tables, record.id).holds(context.me, generation) {
         return Err(ResizeError::NotMine);
     }
     record.begin_growing(context.me, generation).map_err(|owner| ResizeError::Busy { owner })?;

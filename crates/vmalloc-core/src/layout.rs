@@ -53,6 +53,10 @@ pub struct Geometry {
     pub small_granules: usize,
     /// How many members there can be, 1 to [`MEMBERS_MAX`].
     pub members: usize,
+    /// Whether areas are shared where they lie, between members or the handles of one: then each has
+    /// a cell a member that says who is attached. Where every mapping is an area of its own, as in a
+    /// kernel, nobody would look at them.
+    pub in_place: bool,
 }
 
 /// Why a [`Geometry`] is refused.
@@ -110,7 +114,7 @@ impl Geometry {
     #[must_use]
     pub const fn for_window(len: Pages) -> Geometry {
         let granules = (len.0 / GRANULE_PAGES) as usize;
-        Geometry { granules, small_granules: granules, members: 1 }
+        Geometry { granules, small_granules: granules, members: 1, in_place: false }
     }
 
     /// The pages of the window.
@@ -122,7 +126,7 @@ impl Geometry {
     /// The words that all tables need: flat and sparse.
     #[must_use]
     pub const fn words(&self) -> usize {
-        self.presence_at() + if self.members > 1 { self.areas() * self.members } else { 0 }
+        self.presence_at() + if self.has_cells() { self.areas() * self.members } else { 0 }
     }
 
     /// The words that must be there from the start; those behind are committed with the granules
@@ -138,6 +142,11 @@ impl Geometry {
     pub const fn record_words(&self, g: usize) -> Range<usize> {
         let start = self.flat_words() + g * SLOTS_MAX * RECORD_WORDS;
         start..start + SLOTS_MAX * RECORD_WORDS
+    }
+
+    /// Whether areas have presence cells.
+    pub(crate) const fn has_cells(&self) -> bool {
+        self.in_place || self.members > 1
     }
 
     /// The presence cells of area `id`: a word a member.
@@ -319,12 +328,10 @@ impl<'a> Tables<'a> {
         &records[id]
     }
 
-    /// The presence cells of area `id`; empty where there is one member only.
+    /// The presence cells of area `id`; empty where areas have none.
     pub(crate) fn presence(&self, id: usize) -> &'a [AtomicU64] {
-        match self.geometry.members {
-            1 => &[],
-            members => &self.words[self.at.presence + id * members..][..members],
-        }
+        let members = if self.geometry.has_cells() { self.geometry.members } else { 0 };
+        &self.words[self.at.presence + id * members..][..members]
     }
 
     /// A counter of the whole window.

@@ -183,7 +183,7 @@ fn commit_cells<M: Machine>(
     id: AreaId,
 ) -> Result<(), crate::machine::NoMetadata> {
     let geometry = context.tables.geometry();
-    if geometry.members == 1 {
+    if !geometry.has_cells() {
         return Ok(());
     }
     context.machine.commit_words(geometry.presence_words(id.0 as usize))

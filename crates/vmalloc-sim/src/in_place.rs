@@ -21,7 +21,8 @@ use vmalloc_core::{
 };
 
 /// The window: 64 granules, 32 MiB.
-pub const GEOMETRY: Geometry = Geometry { granules: 64, small_granules: 64, members: 4 };
+pub const GEOMETRY: Geometry =
+    Geometry { granules: 64, small_granules: 64, members: 4, in_place: true };
 /// The pool's budget.
 pub const CAPACITY: Pages = Pages(4096);
 

@@ -92,7 +92,7 @@ impl Shape {
     pub(crate) fn framed(id: u64, capacity: Pages, members: usize) -> Shape {
         let granules = capacity.0.saturating_mul(WINDOW_RATIO).div_ceil(GRANULE_PAGES);
         let granules = granules.max(GRANULES_MIN).next_multiple_of(16) as usize;
-        let geometry = Geometry { granules, small_granules: granules / 2, members };
+        let geometry = Geometry { granules, small_granules: granules / 2, members, in_place: true };
         Shape { id, capacity, geometry, is_framed: true }
     }
 

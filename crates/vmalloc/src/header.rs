@@ -141,6 +141,7 @@ impl Shape {
             granules: granules as usize,
             small_granules: (granules / 4) as usize,
             members,
+            in_place: true,
         };
         Shape { id, capacity, geometry, is_framed: false }
     }
@@ -269,6 +270,7 @@ impl<'a> Header<'a> {
             granules: granules as usize,
             small_granules: small as usize,
             members: members as usize,
+            in_place: true,
         };
         if small % 4 != 0 || geometry.check().is_err() {
             return Err(HeaderError::Value { name: "small granules", found: small });

@@ -15,7 +15,7 @@ fn words(geometry: &Geometry) -> Vec<AtomicU64> {
 }
 
 fn geometry(members: usize) -> Geometry {
-    Geometry { granules: GRANULES, small_granules: GRANULES, members }
+    Geometry { granules: GRANULES, small_granules: GRANULES, members, in_place: true }
 }
 
 fn granules<'a>(tables: Tables<'a>, me: usize) -> Granules<'a> {

@@ -84,7 +84,7 @@ mod tests {
     /// Goal: the tables lie side by side, none in another, up to the last word.
     #[test]
     fn every_word_is_of_one_table() {
-        let geometry = Geometry { granules: 200, small_granules: 100, members: 3 };
+        let geometry = Geometry { granules: 200, small_granules: 100, members: 3, in_place: true };
         let mut end = 0;
         for table in Table::ALL {
             let range = geometry.table(table);

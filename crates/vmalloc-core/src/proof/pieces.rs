@@ -13,6 +13,6 @@ use crate::sync::explored;
 
 /// A window of `granules`, for three members.
 fn pool(granules: usize) -> Pool {
-    let geometry = Geometry { granules, small_granules: granules, members: 3 };
+    let geometry = Geometry { granules, small_granules: granules, members: 3, in_place: true };
     Pool::new(geometry, explored::words(0, geometry.words()))
 }

@@ -26,7 +26,7 @@ type Walk = Box<dyn FnOnce(&World) + Send>;
 
 impl World {
     fn new(granules: usize) -> Arc<World> {
-        let geometry = Geometry { granules, small_granules: granules, members: 4 };
+        let geometry = Geometry { granules, small_granules: granules, members: 4, in_place: true };
         let pool = Pool::new(geometry, scheduled::words(geometry.words()));
         Arc::new(World { pool, marks: Mutex::default(), tokens: Mutex::default() })
     }

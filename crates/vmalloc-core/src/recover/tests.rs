@@ -15,7 +15,8 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::vec::Vec;
 
-const GEOMETRY: Geometry = Geometry { granules: 40, small_granules: 40, members: 4 };
+const GEOMETRY: Geometry =
+    Geometry { granules: 40, small_granules: 40, members: 4, in_place: true };
 const CAPACITY: Pages = Pages(4096);
 const DEAD: usize = 1;
 const SURVIVOR: usize = 2;

@@ -16,7 +16,8 @@ pub struct InPlaceHost;
 impl Host for InPlaceHost {
     fn with(&self, setup: Setup, test: &mut dyn FnMut(&mut dyn Subject)) {
         let granules = setup.window.0.div_ceil(128) as usize;
-        let geometry = Geometry { granules, small_granules: granules, members: setup.members };
+        let geometry =
+            Geometry { granules, small_granules: granules, members: setup.members, in_place: true };
         let pool = Pool::sized(geometry, setup.frames, setup.lazy_pages_max);
         let (areas, tokens) = (Vec::new(), Vec::new());
         test(&mut InPlaceSubject { pool: &pool, setup, areas, tokens });

@@ -22,7 +22,7 @@ use vmalloc_core::{Area, AttachError, Geometry, PageRange, Pages, Prot, Publish,
 
 const GRANULES: usize = 256;
 const GEOMETRY: Geometry =
-    Geometry { granules: GRANULES, small_granules: GRANULES, members: MEMBERS };
+    Geometry { granules: GRANULES, small_granules: GRANULES, members: MEMBERS, in_place: true };
 const CAPACITY: Pages = Pages(1024);
 const LAZY_PAGES_MAX: Pages = Pages(512);
 

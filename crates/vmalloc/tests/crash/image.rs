@@ -51,7 +51,12 @@ impl Layout {
             file.read_exact_at(&mut bytes, at * 8).unwrap();
             u64::from_ne_bytes(bytes) as usize
         };
-        let geometry = Geometry { granules: word(4), small_granules: word(5), members: word(6) };
+        let geometry = Geometry {
+            granules: word(4),
+            small_granules: word(5),
+            members: word(6),
+            in_place: true,
+        };
         let info = pool.info();
         assert_eq!(geometry.pages(), info.stats.window);
         let header_words = header_words(pool, &geometry);

@@ -30,12 +30,12 @@ impl Words {
     pub fn of(pool: &Pool) -> Words {
         let file = File::from(pool.as_fd().try_clone_to_owned().unwrap());
         let bytes = file.metadata().unwrap().len() - pool.info().stats.window.bytes();
-        let geometry = Geometry { granules: 1, small_granules: 1, members: 1 };
+        let geometry = Geometry { granules: 1, small_granules: 1, members: 1, in_place: true };
         let mut words =
             Words { file, count: bytes / 8, geometry, header_words: 0, in_use: Vec::new() };
         let shape = [4, 5, 6].map(|at| words.read(at) as usize);
         let [granules, small_granules, members] = shape;
-        words.geometry = Geometry { granules, small_granules, members };
+        words.geometry = Geometry { granules, small_granules, members, in_place: true };
         words.header_words = header_words(pool, &words.geometry) as u64;
         words.in_use = words.look();
         words
