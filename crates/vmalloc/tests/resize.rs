@@ -1,8 +1,11 @@
 //! Areas that become longer and shorter where they lie, while others look.
 
+use crate::crash::image::Layout;
 use crate::limits::guards;
 use crate::peer::{Peer, say};
-use crate::support::{MIB, PAGE, Random, assert_empty, resident};
+use crate::support::{MIB, PAGE, Random, assert_empty, file_of, resident};
+use std::os::unix::fs::FileExt;
+use vmalloc::core::layout::Table;
 use vmalloc::core::{self, BackError};
 use vmalloc::{Pool, ResizeError};
 
@@ -232,4 +235,30 @@ fn a_grower_that_is_killed_leaves_nothing_half_grown() {
         }
         assert_empty(&pool);
     }
+}
+
+/// Goal: an area that a dead member was just growing is not busy for ever.
+/// Method: a member, who seems to grow it: first it lives, then it is killed.
+#[test]
+fn an_area_is_not_busy_with_a_dead_member_s_growing() {
+    const GROWER: usize = 7;
+    let pool = Pool::create(16 * MIB).unwrap();
+    let mut peer = Peer::of(&pool);
+    let number: u64 = peer.ok("number").parse().unwrap();
+    let mut shared = pool.vmalloc(3 << 20).unwrap().share().unwrap();
+    peer.ok(&format!("attach_shared {}", shared.token()));
+    let area = pool.areas()[0];
+    let (file, _) = file_of(&pool);
+    let records = Layout::of(&pool, &file).table(Table::Records);
+    let at = records.start + 8 * area.id.0 as usize + GROWER;
+    let building = 1 | number << 8 | area.generation << 16;
+    file.write_all_at(&building.to_ne_bytes(), 8 * at as u64).unwrap();
+    let error = shared.grow(4 << 20).unwrap_err();
+    let busy = core::ResizeError::Busy { owner: core::Owner::new(number as usize) };
+    assert!(matches!(error, ResizeError::Engine(e) if e == busy), "{error:?}");
+    peer.kill();
+    shared.grow(4 << 20).unwrap();
+    assert_eq!(shared.len(), 4 << 20);
+    shared.free().unwrap();
+    assert_empty(&pool);
 }

@@ -135,8 +135,8 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// [`ResizeError`]; the area is as it was. `Engine(Busy)`: another member is growing it just
-    /// now.
+    /// [`ResizeError`]; the area is as it was. `Engine(Busy)`: another member, which lives, is growing
+    /// it just now.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ResizeError> {
         let mut search = None;
         loop {

@@ -15,12 +15,16 @@
 use crate::error::ResizeError;
 use crate::member::Member;
 use std::time::{Duration, Instant};
+use vmalloc_core::layout::MEMBERS_MAX;
 use vmalloc_core::{AllocError, Area, BackError, Kind, Recovered};
 
 /// How long a call waits for memory that others are giving back: a batch of a purge may
 /// take the kernel so long, 0.1 ms a MiB.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_micros(100);
+/// How often one call asks again since it recovered somebody: a member that forges deaths must not
+/// keep it busy for ever.
+const RECOVERIES_MAX: usize = MEMBERS_MAX;
 
 /// One call's search for room.
 #[derive(Debug)]
@@ -29,12 +33,13 @@ pub(crate) struct Search {
     // Whether there was a recovery to hope for: what it brings shows only after it has ended, so
     // one more try then. Addresses only: of frames, the areas themselves say what is held.
     had_hope: bool,
+    recoveries: usize,
 }
 
 impl Search {
     /// A search that begins now, since there was no room.
     pub(crate) fn new() -> Search {
-        Search { since: Instant::now(), had_hope: true }
+        Search { since: Instant::now(), had_hope: true, recoveries: 0 }
     }
 
     /// As [`Search::may_help`], for an area that is to become longer, since the first time that there
@@ -44,8 +49,18 @@ impl Search {
         member: &Member,
         error: &ResizeError,
     ) -> bool {
-        let ResizeError::Engine(vmalloc_core::ResizeError::Back(e)) = error else { return false };
-        search.get_or_insert_with(Search::new).may_help(member, &AllocError::Back(*e))
+        let ResizeError::Engine(error) = error else { return false };
+        match error {
+            vmalloc_core::ResizeError::Back(e) => {
+                let search = search.get_or_insert_with(Search::new);
+                search.may_help(member, &AllocError::Back(*e))
+            }
+            // Who is growing it may have died over that.
+            vmalloc_core::ResizeError::Busy { .. } => {
+                search.get_or_insert_with(Search::new).recovers(member)
+            }
+            _ => false,
+        }
     }
 
     /// Whether it is worth asking again, after waiting a little if need be.
@@ -53,7 +68,7 @@ impl Search {
         if !error.purge_may_help() {
             return false;
         }
-        if member.recover_dead() != Recovered::default() {
+        if self.recovers(member) {
             return true;
         }
         // In this order: if it ends meanwhile, the areas show what it brought.
@@ -78,5 +93,12 @@ impl Search {
             return true;
         }
         false
+    }
+
+    /// Recovers the dead. Whether there were any, and it is worth asking again.
+    fn recovers(&mut self, member: &Member) -> bool {
+        let found = member.recover_dead() != Recovered::default();
+        self.recoveries += usize::from(found);
+        found && self.recoveries <= RECOVERIES_MAX
     }
 }
