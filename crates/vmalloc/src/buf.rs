@@ -19,6 +19,7 @@ use crate::member::Member;
 use crate::os::Span;
 use crate::os::view::{ExclusiveView, FrozenView, SharedView};
 use crate::pool::Pool;
+use crate::spread::Seat;
 use crate::token::Token;
 use crate::trace::Op;
 pub(crate) use give::given;
@@ -31,7 +32,7 @@ use vmalloc_core::{Area, AreaId, Pages, Publish};
 /// Memory of the pool that is this process's alone. Derefs to a slice of as many bytes as were
 /// asked for; a guard page lies right behind its last page. Freed on drop.
 pub struct Buf {
-    member: Arc<Member>,
+    member: Arc<Seat<Member>>,
     id: AreaId,
     generation: u64,
     // Pages that it has: kept here, since the record may lie.
@@ -69,12 +70,12 @@ pub struct Unpublished {
 
 /// One handle's share in a member's presence at an area.
 struct Hold {
-    member: Arc<Member>,
+    member: Arc<Seat<Member>>,
     token: Token,
 }
 
 impl Buf {
-    pub(crate) fn new(member: Arc<Member>, area: &Area, view: ExclusiveView) -> Buf {
+    pub(crate) fn new(member: Arc<Seat<Member>>, area: &Area, view: ExclusiveView) -> Buf {
         let (id, generation, pages) = (area.id, area.generation, area.pages.len);
         Buf { member, id, generation, pages, view: Some(view) }
     }
@@ -166,12 +167,12 @@ impl DerefMut for Buf {
 }
 
 impl Frozen {
-    pub(crate) fn new(member: Arc<Member>, token: Token, view: FrozenView) -> Frozen {
+    pub(crate) fn new(member: Arc<Seat<Member>>, token: Token, view: FrozenView) -> Frozen {
         Frozen { view, hold: Hold { member, token } }
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        Pool::of(Arc::clone(&self.hold.member))
+        Pool::of(&self.hold.member)
     }
 
     pub(crate) fn span(&self) -> Span {
@@ -216,7 +217,7 @@ impl AsRef<[u8]> for Frozen {
 }
 
 impl Shared {
-    pub(crate) fn new(member: Arc<Member>, token: Token, view: SharedView) -> Shared {
+    pub(crate) fn new(member: Arc<Seat<Member>>, token: Token, view: SharedView) -> Shared {
         Shared { view, hold: Hold { member, token } }
     }
 
@@ -227,7 +228,7 @@ impl Shared {
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        Pool::of(Arc::clone(&self.hold.member))
+        Pool::of(&self.hold.member)
     }
 
     pub(crate) fn span(&self) -> Span {
@@ -238,7 +239,7 @@ impl Shared {
         self.view.words()
     }
 
-    pub(crate) fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Seat<Member>> {
         &self.hold.member
     }
 

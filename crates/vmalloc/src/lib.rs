@@ -53,6 +53,7 @@ mod reader;
 mod reservation;
 mod sealed;
 mod signal;
+mod spread;
 mod stitch;
 mod token;
 pub mod trace;

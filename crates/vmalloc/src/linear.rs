@@ -30,6 +30,7 @@ use crate::os::shown::Shown;
 use crate::os::view::{PurgeError, ViewError};
 use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, Span};
 use crate::quota::Used;
+use crate::spread::Spread;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +48,7 @@ const RECOUNTS_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Ground {
     // Constant after `new`.
-    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) mapping: Arc<Spread<Mapping>>,
     pub(crate) shape: Shape,
     layout: Layout,
     pub(crate) headroom: Headroom,

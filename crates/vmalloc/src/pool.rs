@@ -16,6 +16,7 @@ use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
 use crate::options::Options;
 use crate::os::{pagemap, passing};
+use crate::spread::{Seat, Spread};
 use crate::token::Token;
 use crate::trace::Op;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,7 +31,7 @@ use vmalloc_core::{Area, Kind, Pages, PurgeError, Purged, Recovered, Request, Ve
 /// Clones are the same member. All methods take `&self`; threads share a pool freely.
 #[derive(Clone, Debug)]
 pub struct Pool {
-    member: Arc<Member>,
+    member: Arc<Spread<Member>>,
 }
 
 impl Pool {
@@ -80,12 +81,12 @@ impl Pool {
     }
 
     pub(crate) fn new(member: Member) -> Pool {
-        Pool { member: Arc::new(member) }
+        Pool { member: Spread::new(member) }
     }
 
     /// The pool of a member.
-    pub(crate) fn of(member: Arc<Member>) -> Pool {
-        Pool { member }
+    pub(crate) fn of(member: &Seat<Member>) -> Pool {
+        Pool { member: member.spread() }
     }
 
     /// Sends the pool's descriptor over a Unix socket.
@@ -150,7 +151,7 @@ impl Pool {
         claimed.held();
         let view = self.member.ground.mapping.exclusive(self.member.ground.bytes_of(&area));
         match view {
-            Ok(view) => Ok(Buf::new(Arc::clone(&self.member), &area, view)),
+            Ok(view) => Ok(Buf::new(self.member.here(), &area, view)),
             // This process has a view of these pages: the records lie. The area is left as it
             // is, since freeing it would hand the pages to somebody else.
             Err(e) => Err(AllocError::Damaged(Box::new(e))),
@@ -165,7 +166,7 @@ impl Pool {
     pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
         let area = self.attach_area(token, Kind::Frozen)?;
         match grow::frozen_view(&self.member, &area) {
-            Ok(view) => Ok(Frozen::new(Arc::clone(&self.member), *token, view)),
+            Ok(view) => Ok(Frozen::new(self.member.here(), *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)
@@ -181,7 +182,7 @@ impl Pool {
     pub fn attach_shared(&self, token: &Token) -> Result<Shared, AttachError> {
         let area = self.attach_area(token, Kind::Shared)?;
         match grow::shared_view(&self.member, &area) {
-            Ok(view) => Ok(Shared::new(Arc::clone(&self.member), *token, view)),
+            Ok(view) => Ok(Shared::new(self.member.here(), *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)
@@ -330,7 +331,7 @@ impl Pool {
         Ok(area)
     }
 
-    pub(crate) fn member(&self) -> &Arc<Member> {
+    pub(crate) fn member(&self) -> &Arc<Spread<Member>> {
         &self.member
     }
 

@@ -17,6 +17,7 @@ use crate::buf::Shared;
 use crate::member::Member;
 use crate::os::bell::Bell;
 use crate::pool::Pool;
+use crate::spread::Spread;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::fmt;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 /// Tells of changes between the members of a pool.
 #[derive(Clone)]
 pub struct Signal {
-    member: Arc<Member>,
+    member: Arc<Spread<Member>>,
     // Which bell of the header.
     bell: usize,
 }
@@ -72,7 +73,7 @@ impl Shared {
     #[must_use]
     pub fn signal(&self) -> Signal {
         let bell = 1 + self.token().area.0 as usize % (crate::header::BELLS - 1);
-        Signal { member: Arc::clone(self.member()), bell }
+        Signal { member: self.member().spread(), bell }
     }
 }
 

@@ -9,6 +9,7 @@
 
 use crate::member::Member;
 use crate::pool::Pool;
+use crate::spread::Spread;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub struct Watcher {
 
 #[derive(Debug)]
 struct Shared {
-    member: Arc<Member>,
+    member: Arc<Spread<Member>>,
     is_over: Mutex<bool>,
     over: Condvar,
 }

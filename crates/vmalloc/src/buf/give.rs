@@ -17,7 +17,6 @@ use crate::os::view::ExclusiveView;
 use crate::pool::Pool;
 use crate::token::Token;
 use crate::trace::Op;
-use std::sync::Arc;
 use vmalloc_core::{Kind, Owner, Pages};
 
 impl Buf {
@@ -135,7 +134,7 @@ impl Pool {
         claimed.held();
         member.note(Op::Take, || About::handle(area.id, area.generation));
         match member.ground.mapping.exclusive(member.ground.bytes_of(&area)) {
-            Ok(view) => Ok(Buf::new(Arc::clone(member), &area, view)),
+            Ok(view) => Ok(Buf::new(member.here(), &area, view)),
             // The area is left as it is, since freeing it would hand the pages to somebody else.
             Err(e) => Err(AttachError::Damaged(Box::new(e))),
         }

@@ -14,7 +14,6 @@ use crate::error::{AttachError, ResizeError};
 use crate::events::About;
 use crate::pool::{Pool, Search};
 use crate::trace::Op;
-use std::sync::Arc;
 use vmalloc_core::{Area, PAGE_SIZE, Pages, Request, flags};
 
 impl Buf {
@@ -118,7 +117,7 @@ impl Buf {
         let request = Request::bytes(bytes as u64).zeroed();
         let huge = self.member.engine().area(self.id).is_some_and(was_huge);
         let request = if huge { request.huge() } else { request };
-        let pool = Pool::of(Arc::clone(&self.member));
+        let pool = Pool::of(&self.member);
         let mut moved = pool.alloc(&request).map_err(ResizeError::Alloc)?;
         let kept = self.len().min(bytes);
         moved[..kept].copy_from_slice(&self[..kept]);

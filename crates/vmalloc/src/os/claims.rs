@@ -12,10 +12,13 @@
 //!   pages:  1 bit a page, used in SMALL blocks only
 //! ```
 //!
-//! Cost: a load and one atomic step (8 ns here) for each word of 64 pages, and for up to 32 whole
-//! blocks (64 MiB) one. So a claim and its end cost 25 ns for a page, 45 ns for 2 MiB, 110 ns for
+//! Cost: a load and one atomic step (8 ns here) for each word of 64 pages, and for up to 8 whole
+//! blocks (16 MiB) one. So a claim and its end cost 25 ns for a page, 45 ns for 2 MiB, 110 ns for
 //! 200 MiB. A whole block that was once SMALL costs 8 steps; size classes keep to their own
 //! chunks, so that is rare. The table has 2 KiB for 64 MiB of window, and is mapped lazily.
+//!
+//! Words that are neighbours lie on cache lines that are not: two threads, whose areas lie side
+//! by side, then do not write the same line.
 //!
 //! Exclusive claims are bits alone. Frozen and shared ones may be taken several times, of exactly
 //! the same pages: they are counted in a small table beside, under a lock (attaching is rare).
@@ -34,7 +37,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGES_A_BLOCK: u64 = HUGE_BYTES / PAGE_BYTES;
-const BLOCKS_A_WORD: u64 = 32;
+/// Few, so that two threads' large areas seldom share a word.
+const BLOCKS_A_WORD: u64 = 8;
+/// Words of a page of the table, and of a cache line.
+const WORDS_A_PAGE: u64 = PAGE_BYTES / 8;
+const WORDS_A_LINE: u64 = 8;
+const LINES_A_PAGE: u64 = WORDS_A_PAGE / WORDS_A_LINE;
 const SMALL: u64 = 0b01;
 const WHOLE: u64 = 0b10;
 /// The low bit of each block of a word.
@@ -75,12 +83,16 @@ impl Claims {
     ///
     /// What `mmap` said: a lack of address space.
     pub(crate) fn new(len: u64) -> Result<Claims, Errno> {
-        let words = |count: u64| AnonWords::new(usize::try_from(count).unwrap_or(usize::MAX));
+        // Whole pages of a table, among whose lines its words are spread.
+        let spread = |count: u64| {
+            let count = count.next_multiple_of(WORDS_A_PAGE);
+            AnonWords::new(usize::try_from(count).unwrap_or(usize::MAX))
+        };
         let blocks = len.div_ceil(PAGES_A_BLOCK);
         Ok(Claims {
-            blocks: words(blocks.div_ceil(BLOCKS_A_WORD))?,
+            blocks: spread(blocks.div_ceil(BLOCKS_A_WORD))?,
             // Whole blocks, so that a block's eight words are always there.
-            pages: words(blocks * (PAGES_A_BLOCK / 64))?,
+            pages: spread(blocks * (PAGES_A_BLOCK / 64))?,
             counted: Mutex::default(),
         })
     }
@@ -134,10 +146,10 @@ impl Claims {
         if word.load(Ordering::Relaxed) >> shift & WHOLE == 0 {
             return;
         }
-        let first = (block * (PAGES_A_BLOCK / 64)) as usize;
+        let first = block * (PAGES_A_BLOCK / 64);
         // Relaxed: nobody looks at them before the block is SMALL.
-        let words = first..first + (PAGES_A_BLOCK / 64) as usize;
-        words.for_each(|i| self.pages[i].store(u64::MAX, Ordering::Relaxed));
+        let words = first..first + PAGES_A_BLOCK / 64;
+        words.for_each(|i| self.pages[spot(i)].store(u64::MAX, Ordering::Relaxed));
         // Release: whoever sees SMALL sees its pages taken.
         word.fetch_xor((SMALL | WHOLE) << shift, Ordering::Release);
     }
@@ -295,15 +307,24 @@ impl Claims {
     }
 
     fn block_word(&self, block: u64) -> &AtomicU64 {
-        &self.blocks[(block / BLOCKS_A_WORD) as usize]
+        &self.blocks[spot(block / BLOCKS_A_WORD)]
     }
 
     /// The word of `first`, the bits of the run that lie in it, and how many they are.
     fn page_word(&self, first: u64, len: u64) -> (&AtomicU64, u64, u64) {
         let at = first % 64;
         let count = len.min(64 - at);
-        (&self.pages[(first / 64) as usize], low_bits(count) << at, count)
+        (&self.pages[spot(first / 64)], low_bits(count) << at, count)
     }
+}
+
+/// Where word `word` of a table lies: on another line than those before and behind it, and not on
+/// the other half of a pair of lines, which are fetched together.
+fn spot(word: u64) -> usize {
+    let (page, i) = (word / WORDS_A_PAGE, word % WORDS_A_PAGE);
+    let (line, on_line) = (i % LINES_A_PAGE, i / LINES_A_PAGE);
+    let line = (line * 2) % LINES_A_PAGE + line * 2 / LINES_A_PAGE;
+    (page * WORDS_A_PAGE + line * WORDS_A_LINE + on_line) as usize
 }
 
 /// How many whole blocks the run begins with.

@@ -33,6 +33,7 @@ use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::PoolFile;
 use crate::os::{DATA_ALIGN_BYTES, HUGE_BYTES, PAGE_BYTES, RangeError, Span, fail};
+use crate::spread::Spread;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
@@ -112,7 +113,10 @@ impl Mapping {
     /// # Errors
     ///
     /// [`MapError`].
-    pub(crate) fn new(file: Arc<PoolFile>, words_bytes: u64) -> Result<Arc<Mapping>, MapError> {
+    pub(crate) fn new(
+        file: Arc<PoolFile>,
+        words_bytes: u64,
+    ) -> Result<Arc<Spread<Mapping>>, MapError> {
         let bytes = file.bytes();
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err(MapError::FileSize { bytes });
@@ -134,7 +138,7 @@ impl Mapping {
         file: Arc<PoolFile>,
         words_bytes: u64,
         window_bytes: u64,
-    ) -> Result<Arc<Mapping>, MapError> {
+    ) -> Result<Arc<Spread<Mapping>>, MapError> {
         if !words_bytes.is_multiple_of(HUGE_BYTES) || words_bytes > file.bytes() {
             return Err(MapError::WordsSize { words_bytes, bytes: file.bytes() });
         }
@@ -149,7 +153,7 @@ impl Mapping {
         file_bytes: u64,
         words_bytes: u64,
         bytes: u64,
-    ) -> Result<Arc<Mapping>, MapError> {
+    ) -> Result<Arc<Spread<Mapping>>, MapError> {
         let page_bytes = rustix::param::page_size();
         if page_bytes as u64 != PAGE_BYTES {
             return Err(MapError::PageSize { page_bytes });
@@ -165,7 +169,7 @@ impl Mapping {
         let is_lost = AtomicBool::new(false);
         let mapping = Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims };
         mapping.skip_in_dumps().map_err(os("madvise MADV_DONTDUMP"))?;
-        Ok(Arc::new(mapping))
+        Ok(Spread::new(mapping))
     }
 
     /// The address of offset 0: a multiple of 2 MiB.

@@ -26,6 +26,7 @@ use crate::os::claims::{Sharing, Taken};
 use crate::os::file::PunchError;
 use crate::os::map::Mapping;
 use crate::os::{PAGE_BYTES, RangeError, Span, copy, poison};
+use crate::spread::{Seat, Spread};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -77,14 +78,14 @@ impl std::error::Error for PurgeError {}
 /// A claim on the pages of `span`; `None` for exclusive.
 #[derive(Debug)]
 struct Claim {
-    mapping: Arc<Mapping>,
+    mapping: Arc<Seat<Mapping>>,
     span: Span,
     sharing: Option<Sharing>,
 }
 
 impl Claim {
     fn new(
-        mapping: &Arc<Mapping>,
+        mapping: Arc<Seat<Mapping>>,
         span: Span,
         sharing: Option<Sharing>,
     ) -> Result<Claim, ViewError> {
@@ -102,8 +103,8 @@ impl Claim {
             Some(how) => mapping.claims.take_counted(first, len, how),
         }
         .map_err(|Taken| ViewError::Taken { span })?;
-        poison::wake(mapping, span);
-        Ok(Claim { mapping: Arc::clone(mapping), span, sharing })
+        poison::wake(&mapping, span);
+        Ok(Claim { mapping, span, sharing })
     }
 
     /// Exclusive to counted.
@@ -119,7 +120,8 @@ impl Claim {
     fn again(&self) -> Claim {
         debug_assert!(self.sharing.is_some());
         // The entry exists with this extent and kind, for `self` is counted in it.
-        Claim::new(&self.mapping, self.span, self.sharing).expect("a counted claim that is held")
+        Claim::new(Arc::clone(&self.mapping), self.span, self.sharing)
+            .expect("a counted claim that is held")
     }
 
     fn start_pointer(&self) -> *mut u8 {
@@ -161,7 +163,7 @@ pub(crate) struct FrozenView(Claim);
 #[derive(Debug)]
 pub(crate) struct SharedView(Claim);
 
-impl Mapping {
+impl Spread<Mapping> {
     /// Views `span` as mine alone. `span` begins at a page, behind the words; its length is free.
     ///
     /// The caller owns the area by the protocol between members. Memory must have been committed,
@@ -171,8 +173,8 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn exclusive(self: &Arc<Self>, span: Span) -> Result<ExclusiveView, ViewError> {
-        Claim::new(self, span, None).map(ExclusiveView)
+    pub(crate) fn exclusive(&self, span: Span) -> Result<ExclusiveView, ViewError> {
+        Claim::new(self.here(), span, None).map(ExclusiveView)
     }
 
     /// Views `span` as bytes that nobody writes; by the protocol, its owner froze it.
@@ -180,8 +182,8 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn frozen(self: &Arc<Self>, span: Span) -> Result<FrozenView, ViewError> {
-        Claim::new(self, span, Some(Sharing::Frozen)).map(FrozenView)
+    pub(crate) fn frozen(&self, span: Span) -> Result<FrozenView, ViewError> {
+        Claim::new(self.here(), span, Some(Sharing::Frozen)).map(FrozenView)
     }
 
     /// Views `span` as bytes that everybody may write.
@@ -189,8 +191,8 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn shared(self: &Arc<Self>, span: Span) -> Result<SharedView, ViewError> {
-        Claim::new(self, span, Some(Sharing::Shared)).map(SharedView)
+    pub(crate) fn shared(&self, span: Span) -> Result<SharedView, ViewError> {
+        Claim::new(self.here(), span, Some(Sharing::Shared)).map(SharedView)
     }
 
     /// Fills `span` with zeros, under a claim of its own: so it fails, and changes nothing, where
@@ -199,11 +201,13 @@ impl Mapping {
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn zero(self: &Arc<Self>, span: Span) -> Result<(), ViewError> {
+    pub(crate) fn zero(&self, span: Span) -> Result<(), ViewError> {
         self.exclusive(span)?.fill(0);
         Ok(())
     }
+}
 
+impl Mapping {
     /// Gives the memory behind `spans` (whole pages) back to the system, as
     /// [`crate::os::file::PoolFile::punch`] does, under claims of its own: so that no view of this
     /// process loses its bytes. Returns how many calls that were. Never allocates.

@@ -9,6 +9,7 @@ use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::{FileId, Kind, PoolFile};
 use crate::os::map::Mapping;
+use crate::spread::Spread;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 
 impl Mapping {
     /// `bytes` zeroed bytes, the first `words_bytes` of them for words.
-    pub(in crate::os) fn on_heap(bytes: u64, words_bytes: u64) -> Arc<Mapping> {
+    pub(in crate::os) fn on_heap(bytes: u64, words_bytes: u64) -> Arc<Spread<Mapping>> {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").expect("it is always there"));
         let file = PoolFile { fd, id: FileId { dev: 0, ino: 0 }, bytes, kind: Kind::Memfd };
         let words = vec![0_u64; (bytes / 8) as usize].into_boxed_slice();
@@ -24,7 +25,7 @@ impl Mapping {
         let claims = Claims::new(bytes / PAGE_BYTES).expect("heap");
         let (file, huge_way) = (Arc::new(file), HugeWay::Never);
         let is_lost = AtomicBool::new(false);
-        Arc::new(Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims })
+        Spread::new(Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims })
     }
 
     /// Gives the bytes back to the heap: for `drop` alone.

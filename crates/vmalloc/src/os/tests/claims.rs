@@ -285,3 +285,19 @@ fn copies_move_exactly_the_bytes_asked_for() {
         }
     }
 }
+
+/// Goal: pages of neighbouring words are counted far apart, and no two words at one place: a claim
+/// on any page is seen by whoever asks for that page, and by nobody else.
+/// Method: every word of three pages of the table, one at a time, with all others asked.
+#[test]
+fn each_word_of_pages_has_a_place_of_its_own() {
+    let len = 3 * 512 * 64;
+    let claims = Claims::new(len).unwrap();
+    for word in 0..len / 64 {
+        assert_eq!(claims.take(word * 64, 1), Ok(()), "word {word} lies where another does");
+    }
+    for word in 0..len / 64 {
+        assert_eq!(claims.take(word * 64, 2), Err(Taken), "word {word}");
+        assert_eq!(claims.take(word * 64 + 1, 63), Ok(()), "word {word}");
+    }
+}

@@ -6,8 +6,8 @@ use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::tests::{MIB, pool};
 use crate::os::{PAGE_BYTES, Span, discover, seal};
+use crate::spread::Spread;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// The median of `n` runs, in µs.
@@ -54,7 +54,7 @@ fn measure_ways_to_commit() {
     let headroom = Headroom::machine(None);
     let huge_run = Span::new(128 * MIB, 128 * MIB);
     pool.advise_huge(huge_run).unwrap();
-    type Way<'a> = (&'a str, u64, Box<dyn Fn(&Arc<Mapping>, Span) + 'a>);
+    type Way<'a> = (&'a str, u64, Box<dyn Fn(&Spread<Mapping>, Span) + 'a>);
     let ways: [Way; 4] = [
         ("fallocate", 2 * MIB, Box::new(|pool, run| pool.file().allocate(run).unwrap())),
         ("populate_write", 2 * MIB, Box::new(|pool, run| pool.populate_write(run).unwrap())),

@@ -14,10 +14,11 @@ mod measure;
 mod memory;
 mod process;
 
-#[cfg(not(miri))]
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::{PAGE_BYTES, Span};
+#[cfg(not(miri))]
+use crate::spread::Spread;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -70,14 +71,14 @@ fn span(pages: std::ops::Range<u64>) -> Span {
 
 /// A pool of `bytes` bytes on a memfd with one page of words, mapped.
 #[cfg(not(miri))]
-fn pool(name: &str, bytes: u64) -> Arc<Mapping> {
+fn pool(name: &str, bytes: u64) -> Arc<Spread<Mapping>> {
     let file = PoolFile::create_memfd(name, bytes).unwrap();
     Mapping::new(Arc::new(file), PAGE_BYTES).unwrap()
 }
 
 /// The same for Miri: on the heap.
 #[cfg(miri)]
-fn pool(_: &str, bytes: u64) -> Arc<Mapping> {
+fn pool(_: &str, bytes: u64) -> Arc<Spread<Mapping>> {
     Mapping::on_heap(bytes, PAGE_BYTES)
 }
 
