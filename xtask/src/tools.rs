@@ -1,4 +1,4 @@
-//! Tools that others made, over our tests: Miri, the sanitizers, mutants, coverage.
+//! Tools that others made, over our tests: the sanitizers, mutants, coverage. Miri: `miri.rs`.
 //!
 //! Each is a command with its needs ([`crate::nightly`]) and the time that it takes; none is a step
 //! of CI. `--canary` builds with a planted bug that the tool must find, so a run that ends well
@@ -35,57 +35,6 @@ struct Part {
     tests: &'static [&'static str],
     /// What a planted bug is found by here; without one the part is left out under `--canary`.
     canary: Option<&'static str>,
-}
-
-/// What Miri runs. Everything that touches the kernel is out (memfds, shared mappings, futexes):
-/// the crate `vmalloc` by way of its claims and views, over memory of the heap. Of the engine, which
-/// has no unsafe code, what is pure and short; its walks step by step take hours.
-const MIRI: &[Part] = &[
-    Part {
-        package: "vmalloc-bare",
-        programs: &["--lib", "--test", "direct"],
-        tests: &[],
-        canary: Some("Data race"),
-    },
-    Part {
-        package: "vmalloc",
-        programs: &["--lib"],
-        tests: &["os::tests::claims", "token::tests", "copy::tests"],
-        canary: Some("Data race"),
-    },
-    Part {
-        package: "vmalloc-core",
-        programs: &["--lib"],
-        tests: &["bits::tests::a_bit_that", "class::tests::a", "units", "tag::tests"],
-        canary: None,
-    },
-];
-
-/// The tests under Miri, with both models of what references may do.
-pub fn miri(root: &Path, options: &Options) -> bool {
-    let needs = [Need::Nightly, Need::Component("miri"), Need::Component("rust-src")];
-    if !nightly::are_there("miri", &needs) {
-        return false;
-    }
-    let models = [("stacked borrows", ""), ("tree borrows", "-Zmiri-tree-borrows")];
-    // One model will do for a canary.
-    let models = if options.canary { &models[1..] } else { &models[..] };
-    models.iter().all(|(model, flag)| {
-        let command = |part: &Part| {
-            let mut command = nightly::cargo(root, "miri");
-            // The heap mapping opens /dev/null; the direct map is an address, not a reference.
-            let flags = format!("-Zmiri-disable-isolation -Zmiri-permissive-provenance {flag}");
-            command.args(["miri", "test"]).env("MIRIFLAGS", flags).env("PROPTEST_CASES", "2");
-            // Direct maps are leaked: a kernel never unmaps its own.
-            command.env("RUSTFLAGS", if options.canary { CANARY } else { "" });
-            if part.package == "vmalloc-bare" {
-                let leaks = format!("-Zmiri-permissive-provenance -Zmiri-ignore-leaks {flag}");
-                command.env("MIRIFLAGS", leaks);
-            }
-            command
-        };
-        run_parts(&format!("miri, {model}"), MIRI, options, &command)
-    })
 }
 
 /// What the sanitizers run: the Linux machine. Not run: what ends a process on purpose, and what
@@ -283,11 +232,11 @@ mod tests {
         let sh = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            listen(&command, Some("Data race"))
+            listen(&command, Some("data race"))
         };
         assert_eq!(sh("true"), (Err("no test ran".to_owned()), false));
         assert_eq!(sh("echo 'test result: ok. 2 passed; 0 failed'"), (Ok(2), false));
-        let (ended, heard) = sh("echo 'error: Data race' >&2; exit 1");
+        let (ended, heard) = sh("echo 'error: data race' >&2; exit 1");
         assert!(ended.is_err() && heard);
     }
 
