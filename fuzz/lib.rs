@@ -12,10 +12,25 @@
 //! bytes to choices (`RngAlgorithm::PassThrough`) does not do: its forks halve the bytes and then
 //! give zeros, and a strategy that draws again until a number fits draws zeros for ever.
 //!
-//! Built with `--cfg canary` (`cargo xtask fuzz --canary`) each target's subject has a planted bug.
+//! With the variable [`CANARY`] (`cargo xtask fuzz --canary`) each target's subject has the bug that the
+//! target [plants](planted): the same program must find it, or finds nothing at all.
 
 use proptest::strategy::{Strategy, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use std::sync::OnceLock;
+use vmalloc_core::planted::{Bug, with_planted};
+
+/// The variable that plants bugs.
+const CANARY: &str = "VMALLOC_CANARY";
+
+/// Runs `body`, on subjects that have `bug` if bugs are to be planted.
+pub fn planted<R>(bug: Bug, body: impl FnOnce() -> R) -> R {
+    static IS_CANARY: OnceLock<bool> = OnceLock::new();
+    match IS_CANARY.get_or_init(|| std::env::var_os(CANARY).is_some()) {
+        true => with_planted(bug, body),
+        false => body(),
+    }
+}
 
 /// The bytes that make one operation.
 pub const CHUNK: usize = 4;

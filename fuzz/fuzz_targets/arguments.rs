@@ -16,6 +16,7 @@ use clap::{CommandFactory as _, Parser as _};
 use libfuzzer_sys::fuzz_target;
 use size::{Size, SizeError};
 use std::sync::OnceLock;
+use vmalloc_core::planted::Bug;
 
 /// Commands, options and values as the program knows them.
 fn vocabulary() -> &'static [String] {
@@ -40,7 +41,9 @@ fn vocabulary() -> &'static [String] {
     })
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|bytes: &[u8]| fuzz::planted(Bug::CutInACharacter, || read(bytes)));
+
+fn read(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let known = vocabulary();
     let words: Vec<&str> = text
@@ -56,7 +59,7 @@ fuzz_target!(|bytes: &[u8]| {
     for word in words {
         a_size_is_what_it_says(word);
     }
-});
+}
 
 /// A size that is read is number times unit, and is printed as so many whole ones of the largest unit
 /// that it reaches; an error says something.

@@ -7,7 +7,7 @@
 use libfuzzer_sys::{Corpus, fuzz_target};
 use std::sync::OnceLock;
 use vmalloc_core::Pages;
-use vmalloc_core::planted::{Bug, with_planted};
+use vmalloc_core::planted::Bug;
 use vmalloc_sim::{Abilities, Host as _, Setup, SimHost, TlbSize, ops, run};
 
 /// As the property tests have them: roomy, a tight window, few frames.
@@ -32,17 +32,12 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         abilities.expect("the host called us")
     });
     let ops = fuzz::draw_each(rest, &ops::op(setup, abilities), OPS);
-    let check = || {
+    fuzz::planted(Bug::WrongMerge, || {
         host.with(setup, &mut |subject| {
             if let Err(divergence) = run(subject, &ops) {
                 panic!("{divergence}");
             }
         });
-    };
-    if cfg!(canary) {
-        with_planted(Bug::WrongMerge, check)
-    } else {
-        check()
-    }
+    });
     Corpus::Keep
 });

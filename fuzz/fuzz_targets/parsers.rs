@@ -9,11 +9,14 @@
 use libfuzzer_sys::fuzz_target;
 use vmalloc::Token;
 use vmalloc::trace::{self, Event};
+use vmalloc_core::planted::Bug;
 
 /// The bounds that every reader of a trace relies on.
 const BYTES_MAX: u64 = 1 << 47;
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|bytes: &[u8]| fuzz::planted(Bug::PageUnchecked, || parse(bytes)));
+
+fn parse(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         match text.parse::<Token>() {
             Ok(token) => assert_eq!(token.to_string(), text),
@@ -23,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     read_trace(bytes);
     // As if the first part were right: else few inputs come past it.
     read_trace(&[&trace::header(7)[..], bytes].concat());
-});
+}
 
 fn read_trace(file: &[u8]) {
     match trace::parse(file) {

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::os::unix::fs::FileExt as _;
 use vmalloc::{Buf, Frozen, Onlooker, Pool, Request, Shared, Token};
+use vmalloc_core::planted::Bug;
 
 const MIB: u64 = 1 << 20;
 
@@ -184,7 +185,9 @@ impl Held {
     }
 }
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(|bytes: &[u8]| fuzz::planted(Bug::ClassUnchecked, || work(bytes)));
+
+fn work(bytes: &[u8]) {
     let acts = fuzz::draw_each(bytes, &act(), ACTS);
     // Small, so that a run takes a millisecond.
     let options = Pool::options().members(4).memory_bytes(MIB << 10).window_bytes(64 * MIB);
@@ -206,4 +209,4 @@ fuzz_target!(|bytes: &[u8]| {
     for act in acts {
         held.act(&pool, &words, act);
     }
-});
+}

@@ -6,9 +6,9 @@ use crate::bench;
 use crate::checks::Check;
 use crate::fuzz;
 use crate::kernel;
-use crate::miri;
 use crate::proof;
 use crate::publish;
+use crate::sanitizers;
 use crate::simulate;
 use crate::tools;
 use clap::{Parser, Subcommand};
@@ -46,14 +46,14 @@ pub enum Task {
     Stateright(proof::Output),
     /// Run the fuzzers; needs nightly and cargo-fuzz.
     Fuzz(fuzz::Options),
-    /// Run what Miri can run of what has unsafe code or is pure, by both models of aliasing; needs
-    /// nightly and its components miri and rust-src: 20 minutes on a busy machine.
-    Miri(miri::Options),
-    /// Run the tests of the crate `vmalloc` under AddressSanitizer; needs nightly.
-    Asan(tools::Options),
-    /// Run the tests of the crate `vmalloc` that share memory between threads under ThreadSanitizer;
-    /// needs nightly.
-    Tsan(tools::Options),
+    /// Run what Miri can run of what has unsafe code or orders memory; needs nightly.
+    Miri(tools::Options),
+    /// Run the tests of the crate `vmalloc` under AddressSanitizer, and a bug that it must find; needs
+    /// nightly.
+    Asan(sanitizers::Options),
+    /// Run the tests of the crate `vmalloc` that share memory between threads under ThreadSanitizer,
+    /// and a bug that it must find; needs nightly.
+    Tsan(sanitizers::Options),
     /// Change the engine, bit by bit, and see which changes no test notices; needs cargo-mutants.
     Mutants(tools::Mutants),
     /// Which lines the tests reach, a crate a row; needs cargo-llvm-cov.

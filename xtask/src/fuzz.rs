@@ -1,26 +1,31 @@
 //! `cargo xtask fuzz`: the fuzzers of `fuzz/`, one after the other, each for a while.
 //!
 //! ```text
-//!   fuzz [TARGET] --for 60s             no finding, or it fails; the corpus grows in fuzz/corpus/
-//!   fuzz [TARGET] --for 60s --canary    with a planted bug each; fails unless it is found
+//!   fuzz [TARGET] --for 60s     no finding, or it fails; the corpus grows in fuzz/corpus/
+//!   fuzz [TARGET] --canary      each is built with a bug in it, planted while it runs:
+//!                                 planted, it must be found; the same program with the same seed
+//!                                 and for as long without it must find nothing
 //! ```
 //!
-//! libFuzzer stops at the first finding and leaves it in `fuzz/artifacts/`, to be run again by
-//! `cargo +nightly fuzz run TARGET FILE`. A run begins with what the last one left in the corpus;
-//! where an input is a sequence of operations, also with a few long ones of chance.
+//! One build serves both. Who runs one program and reads what it says is [`program`]; here is what
+//! is run, and what a table makes of it.
+
+mod program;
 
 use crate::nightly::{self, Need};
-use crate::run;
 use crate::simulate::seconds;
+use crate::{report, run};
 use clap::{Args, ValueEnum};
+use program::{Corpus, Run, Said};
 use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The time that a build may take: proptest, clap and ratatui under a sanitizer.
-const BUILD: Duration = Duration::from_secs(30 * 60);
-/// How long one input may take, in seconds: a thousand times what the slowest needs.
-const PATIENCE: u64 = 60;
+const BUILD: Duration = Duration::from_secs(60 * 60);
+/// For how long without `--for`, in seconds: each; and until a canary must be found.
+const TIME: [u64; 2] = [60, 300];
+/// The least time without the plant: a canary may be found at once.
+const CLEAN_MIN: u64 = 10;
 
 /// What `cargo xtask fuzz` takes.
 #[derive(Args)]
@@ -28,12 +33,38 @@ pub struct Options {
     /// Which; all of them if absent.
     #[arg(value_enum)]
     target: Option<Target>,
-    /// For how long each: `60s`, `5m`.
-    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = seconds)]
-    time: u64,
-    /// With a planted bug, which must be found.
+    /// For how long each: `60s`, `5m`. By default a minute, and with `--canary` five at most.
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+    /// With a planted bug, which must be found; then as long without it, and with nothing found.
     #[arg(long)]
     canary: bool,
+    /// Write the results into this page, between its marks.
+    #[arg(long, value_name = "PAGE")]
+    report: Option<String>,
+}
+
+impl Options {
+    fn seconds(&self) -> u64 {
+        self.time.unwrap_or(TIME[usize::from(self.canary)])
+    }
+
+    /// What to type to run it so again.
+    fn command_line(&self) -> String {
+        let mut line = "cargo xtask fuzz".to_owned();
+        if let Some(target) = self.target {
+            line += &format!(" {}", target.name());
+        }
+        if let Some(time) = self.time {
+            line += &format!(" --for {time}s");
+        }
+        line + if self.canary { " --canary" } else { "" }
+    }
+
+    /// The marks in a page, between which the results stand.
+    fn marks(&self) -> &'static str {
+        if self.canary { "fuzz-canaries" } else { "fuzz" }
+    }
 }
 
 /// The fuzzers; each begins with what it does.
@@ -75,174 +106,162 @@ impl Target {
     }
 }
 
-/// How many seeds.
-const SEEDS: u64 = 16;
-
-/// Writes files of chance bytes, the same each time, from which a run begins.
-fn sow(dir: &Path, len: u64) -> std::io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    (0..SEEDS).try_for_each(|seed| {
-        let bytes = (0..len).map(|at| mix(seed << 32 | at) as u8);
-        std::fs::write(dir.join(seed.to_string()), bytes.collect::<Vec<u8>>())
-    })
+/// A row of the table, and whether it is as it should be.
+struct Row {
+    line: String,
+    is_ok: bool,
 }
 
-/// SplitMix64.
-fn mix(i: u64) -> u64 {
-    let z = (i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
-}
-
-/// Runs the fuzzers. Whether none found anything; with `--canary`, whether each did.
+/// Runs the fuzzers. Whether none found anything; with `--canary`, whether each found its own, and
+/// nothing without it.
 pub fn run(root: &Path, options: &Options) -> bool {
     let needs = [Need::Nightly, Need::AddOn("fuzz")];
     if !nightly::are_there("fuzz", &needs) {
         return false;
     }
+    let built = program::build(root, options.target.map(Target::name), BUILD);
+    if let Err(why) = built {
+        println!("fuzz: not built: {why}");
+        return false;
+    }
+    let scratch = run::target_dir(root).join(format!("fuzz-{}", std::process::id()));
     let all = Target::value_variants().iter().copied();
     let targets = all.filter(|target| options.target.is_none_or(|wanted| wanted == *target));
-    let mut is_ok = true;
-    for target in targets {
-        match fuzz(root, target, options) {
-            Ok(line) => println!("{:<10} {line}", target.name()),
-            Err(why) => {
-                println!("{:<10} FAILED: {why}", target.name());
-                is_ok = false;
+    let rows: Vec<Row> = targets
+        .map(|target| {
+            println!("── {}", target.name());
+            match options.canary {
+                true => canary(root, &scratch, target, options.seconds()),
+                false => clean(root, &scratch, target, options.seconds()),
             }
-        }
-    }
-    is_ok
-}
-
-fn fuzz(root: &Path, target: Target, options: &Options) -> Result<String, String> {
-    let kind = if options.canary { "canary" } else { "clean" };
-    let dir = root.join("fuzz");
-    let cargo_fuzz = |task: &str| {
-        let mut command = nightly::cargo(root, "fuzz");
-        command.current_dir(&dir).args(["fuzz", task, target.name()]);
-        command.arg("--target-dir").arg(dir.join("target").join(kind));
-        if options.canary {
-            command.env("RUSTFLAGS", nightly::CANARY);
-        }
-        command
-    };
-    run::run(&mut cargo_fuzz("build"), BUILD)?;
-    // What canaries find is no finding, and their corpus is a bug's: neither is kept.
-    let scratch = std::env::temp_dir().join(format!("vmalloc-fuzz-{}", std::process::id()));
-    let corpus = match options.canary {
-        true => scratch.join("corpus"),
-        false => dir.join("corpus").join(target.name()),
-    };
-    for made in [&corpus, &scratch] {
-        std::fs::create_dir_all(made).map_err(|e| format!("{}: {e}", made.display()))?;
-    }
-    let mut fuzzer = cargo_fuzz("run");
-    fuzzer.arg(&corpus);
-    let mut length = "-len_control=20";
-    if target.is_of_operations() {
-        let seeds = scratch.join("seeds");
-        sow(&seeds, target.len_max()).map_err(|e| format!("{}: {e}", seeds.display()))?;
-        fuzzer.arg(&seeds);
-        // At once as long as may be: at ten inputs a second libFuzzer stays with one operation.
-        length = "-len_control=0";
-    }
-    fuzzer.arg("--").arg(format!("-max_total_time={}", options.time));
-    fuzzer.arg(format!("-max_len={}", target.len_max())).arg(format!("-timeout={PATIENCE}"));
-    fuzzer.args([length, "-print_final_stats=1", "-verbosity=1"]);
-    if options.canary {
-        fuzzer.arg(format!("-artifact_prefix={}/", scratch.display()));
-    }
-    let start = Instant::now();
-    let (ended, said) = listen(&fuzzer, Duration::from_secs(options.time + 15 * 60));
-    let took = start.elapsed();
-    let _ = std::fs::remove_dir_all(&scratch);
-    let line = format!("{} in {:.0} s", said.figures(), took.as_secs_f64());
-    match (ended, options.canary, said.finding) {
-        (Ok(()), false, _) => Ok(format!("no finding: {line}")),
-        (Err(_), true, Some(finding)) => Ok(format!("found its canary: {line}: {finding}")),
-        (Ok(()), true, _) => Err(format!("did not find its canary: {line}")),
-        (Err(why), _, finding) => Err(format!("{why}: {line}: {}", finding.unwrap_or_default())),
-    }
-}
-
-/// What libFuzzer said of a run.
-#[derive(Default)]
-struct Said {
-    /// Inputs that were run, from its last line of the kind `#1234 NEW cov: 567 …`.
-    inputs: u64,
-    covered: u64,
-    /// The panic or the sanitizer's word, if any.
-    finding: Option<String>,
-}
-
-impl Said {
-    fn hear(&mut self, line: &str) {
-        let number_after = |word: &str| {
-            let mut words = line.split_whitespace().skip_while(|w| *w != word);
-            words.nth(1).and_then(|text| text.parse().ok())
-        };
-        if let Some(count) = line.strip_prefix('#') {
-            let digits = count.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-            self.inputs = digits.parse().unwrap_or(self.inputs).max(self.inputs);
-            self.covered = number_after("cov:").unwrap_or(self.covered).max(self.covered);
-        }
-        if let Some(count) = number_after("stat::number_of_executed_units:") {
-            self.inputs = count;
-        }
-        let is_finding = line.contains("panicked at") || line.contains("SUMMARY:");
-        if is_finding && self.finding.is_none() {
-            self.finding = Some(line.trim().to_owned());
-        }
-    }
-
-    fn figures(&self) -> String {
-        format!("{} inputs, {} edges covered", self.inputs, self.covered)
-    }
-}
-
-/// Runs `fuzzer` to its end and reads both its streams, for libFuzzer speaks on the one for errors.
-/// If it ended badly, its last lines are printed.
-fn listen(fuzzer: &Command, limit: Duration) -> (Result<(), String>, Said) {
-    let mut said = Said::default();
-    let mut last: std::collections::VecDeque<String> = std::collections::VecDeque::new();
-    let ended = run::run_lines_of_both(fuzzer, limit, |line| {
-        said.hear(line);
-        last.push_back(line.to_owned());
-        if last.len() > 40 {
-            last.pop_front();
-        }
+        })
+        .collect();
+    let head = if options.canary { CANARY } else { CLEAN };
+    let table: String = std::iter::once(head).chain(rows.iter().map(|row| &*row.line)).collect();
+    println!("\n{table}");
+    let told = options.report.as_ref().is_none_or(|page| {
+        let commit = report::commit(root, &["crates", "fuzz"]);
+        let head = format!("`{}` at commit {commit}:", options.command_line());
+        let told = report::write(root, page, options.marks(), &format!("{head}\n\n{table}"));
+        told.inspect_err(|why| println!("fuzz: {why}")).is_ok()
     });
-    if ended.is_err() {
-        last.iter().for_each(|line| println!("    {line}"));
+    told && rows.iter().all(|row| row.is_ok)
+}
+
+/// A run that should find nothing; it begins with what earlier ones kept.
+fn clean(root: &Path, scratch: &Path, target: Target, seconds: u64) -> Row {
+    let kept = Corpus::Kept(root.join("fuzz/corpus").join(target.name()));
+    let said = one(root, scratch, target, seconds, kept, false);
+    clean_row(target, &said)
+}
+
+/// A run with the plant, which must be found; and one without, for as long.
+fn canary(root: &Path, scratch: &Path, target: Target, seconds: u64) -> Row {
+    let planted = one(root, scratch, target, seconds, Corpus::Fresh, true);
+    let took = planted.as_ref().map_or(0.0, |said| said.seconds).ceil() as u64;
+    let without = one(root, scratch, target, took.max(CLEAN_MIN), Corpus::Fresh, false);
+    canary_row(target, &planted, &without)
+}
+
+fn one(
+    root: &Path,
+    scratch: &Path,
+    target: Target,
+    seconds: u64,
+    corpus: Corpus,
+    is_planted: bool,
+) -> Result<Said, String> {
+    let (name, len_max) = (target.name(), target.len_max());
+    let is_of_operations = target.is_of_operations();
+    Run { name, len_max, is_of_operations, seconds, corpus, is_planted }.run(root, scratch)
+}
+
+const CLEAN: &str = "| target | found | inputs | edges | seconds |\n|---|---|---|---|---|\n";
+const CANARY: &str = "| target | canary found after | seconds | as | without it | seconds | found |\n\
+                      |---|---|---|---|---|---|---|\n";
+
+/// What a run found, for a table; whether that was nothing.
+fn found(said: &Result<Said, String>) -> (String, bool) {
+    match said {
+        Ok(Said { finding: None, .. }) => ("nothing".to_owned(), true),
+        Ok(Said { finding: Some(what), .. }) | Err(what) => (cell(what), false),
     }
-    (ended, said)
+}
+
+/// Words of a program, as a cell.
+fn cell(what: &str) -> String {
+    format!("`{}`", what.replace('`', "'").replace('|', "/"))
+}
+
+fn clean_row(target: Target, said: &Result<Said, String>) -> Row {
+    let (found, is_ok) = found(said);
+    let (inputs, edges, seconds) = figures(said);
+    let line = format!("| `{}` | {found} | {inputs} | {edges} | {seconds} |\n", target.name());
+    Row { line, is_ok }
+}
+
+fn canary_row(
+    target: Target,
+    planted: &Result<Said, String>,
+    without: &Result<Said, String>,
+) -> Row {
+    let is_found = matches!(planted, Ok(Said { finding: Some(_), .. }));
+    let how = match planted {
+        Ok(Said { finding: Some(what), .. }) => cell(what),
+        Ok(Said { finding: None, .. }) => "**not found**".to_owned(),
+        Err(why) => format!("**not found**: {}", cell(why)),
+    };
+    let (inputs, _, seconds) = figures(planted);
+    let (clean_inputs, _, clean_seconds) = figures(without);
+    let (found, is_clean) = found(without);
+    let line = format!(
+        "| `{}` | {inputs} inputs | {seconds} | {how} | {clean_inputs} inputs | {clean_seconds} | {found} |\n",
+        target.name(),
+    );
+    Row { line, is_ok: is_found && is_clean }
+}
+
+/// Inputs, edges, and seconds to a tenth.
+fn figures(said: &Result<Said, String>) -> (u64, u64, String) {
+    let none = Said::default();
+    let said = said.as_ref().unwrap_or(&none);
+    (said.inputs, said.edges, format!("{:.1}", said.seconds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Goal: the figures of a run are libFuzzer's own, and a finding is the first of its words.
+    fn said(finding: Option<&str>) -> Result<Said, String> {
+        let finding = finding.map(str::to_owned);
+        Ok(Said { inputs: 36, edges: 7, seconds: 1.26, finding })
+    }
+
+    /// Goal: a run is well when nothing was found, and a canary's when it was, and nothing without.
     #[test]
-    fn the_figures_are_those_that_libfuzzer_printed() {
-        let mut said = Said::default();
-        for line in [
-            "INFO: Seed: 1",
-            "#2\tINITED cov: 40 ft: 41 corp: 1/1b exec/s: 0 rss: 40Mb",
-            "#4096\tpulse  cov: 571 ft: 900 corp: 8/9b exec/s: 100 rss: 50Mb",
-            "thread '<unnamed>' panicked at src/size.rs:3:1:",
-            "SUMMARY: libFuzzer: deadly signal",
-        ] {
-            said.hear(line);
-        }
-        assert_eq!((said.inputs, said.covered), (4096, 571));
+    fn a_row_is_well_when_its_finding_is_the_planted_one() {
+        let died = || Err("it ended with signal 9".to_owned());
+        assert!(clean_row(Target::Pool, &said(None)).is_ok);
+        assert!(!clean_row(Target::Pool, &said(Some("a | `b`"))).is_ok);
+        assert!(!clean_row(Target::Pool, &died()).is_ok);
+        let is_ok = |planted, without| canary_row(Target::Engine, &planted, &without).is_ok;
+        assert!(is_ok(said(Some("a")), said(None)));
+        assert!(!is_ok(said(None), said(None)));
+        assert!(!is_ok(said(Some("a")), said(Some("a"))));
+        assert!(!is_ok(died(), said(None)) && !is_ok(said(Some("a")), died()));
+        let line = canary_row(Target::Engine, &said(Some("a | `b`")), &said(None)).line;
         assert_eq!(
-            said.finding.as_deref(),
-            Some("thread '<unnamed>' panicked at src/size.rs:3:1:")
+            line,
+            "| `engine` | 36 inputs | 1.3 | `a / 'b'` | 36 inputs | 1.3 | nothing |\n"
         );
-        said.hear("stat::number_of_executed_units: 5000");
-        assert_eq!(said.inputs, 5000);
+    }
+
+    /// Goal: a page names the command that was run.
+    #[test]
+    fn the_command_is_told_with_what_was_asked_for() {
+        let options = |target, time, canary| Options { target, time, canary, report: None };
+        let (all, one) = (options(None, None, true), options(Some(Target::Pool), Some(30), false));
+        assert_eq!((all.command_line(), all.seconds()), ("cargo xtask fuzz --canary".into(), 300));
+        assert_eq!(one.command_line(), "cargo xtask fuzz pool --for 30s");
     }
 }

@@ -1,4 +1,4 @@
-//! Tools that others made, over our tests: the sanitizers, mutants, coverage. Miri: `miri.rs`.
+//! Tools that others made, over our tests: Miri, mutants, coverage. ([`crate::sanitizers`] are apart.)
 //!
 //! Each is a command with its needs ([`crate::nightly`]) and the time that it takes; none is a step
 //! of CI. `--canary` builds with a planted bug that the tool must find, so a run that ends well
@@ -37,55 +37,55 @@ struct Part {
     canary: Option<&'static str>,
 }
 
-/// What the sanitizers run: the Linux machine. Not run: what ends a process on purpose, and what
-/// steps through a process instruction by instruction or counts its mappings, for the sanitizer's
-/// are among them.
-const ADDRESS: &[Part] = &[Part {
-    package: "vmalloc",
-    programs: &["--lib"],
-    tests: &["--skip", "pagemap", "--skip", "nothing_mapped", "--skip", "congruent"],
-    canary: Some("use-after-poison"),
-}];
+/// What Miri runs. Everything that touches the kernel is out (memfds, shared mappings, futexes):
+/// the crate `vmalloc` by way of its claims and views, over memory of the heap. Of the engine, which
+/// has no unsafe code, what is pure and short; its walks step by step take hours.
+const MIRI: &[Part] = &[
+    Part {
+        package: "vmalloc-bare",
+        programs: &["--lib", "--test", "direct"],
+        tests: &[],
+        canary: Some("Data race"),
+    },
+    Part {
+        package: "vmalloc",
+        programs: &["--lib"],
+        tests: &["os::tests::claims", "token::tests", "copy::tests"],
+        canary: Some("Data race"),
+    },
+    Part {
+        package: "vmalloc-core",
+        programs: &["--lib"],
+        tests: &["bits::tests::a_bit_that", "class::tests::a", "units", "tag::tests"],
+        canary: None,
+    },
+];
 
-/// ThreadSanitizer is blind where one page is mapped twice, and between processes: so it runs the
-/// tests in which threads share one mapping.
-const THREAD: &[Part] = &[Part {
-    package: "vmalloc",
-    programs: &["--lib"],
-    tests: &["claims", "bell", "racing", "lanes"],
-    canary: Some("data race"),
-}];
-
-/// The tests under AddressSanitizer.
-pub fn asan(root: &Path, options: &Options) -> bool {
-    nightly::are_there("asan", &[Need::Nightly])
-        && run_parts("asan", ADDRESS, options, &|_| {
-            // Leaks are not its business here: the tests' children end by `_exit`. Nor are signals:
-            // some children are to die of one, and any other process fails of it as well.
-            let mut command = sanitized(root, "asan", "-Zsanitizer=address --cfg asan", options);
-            let signals = "handle_segv=0:handle_sigbus=0";
-            command.env("ASAN_OPTIONS", format!("detect_leaks=0:abort_on_error=1:{signals}"));
+/// The tests under Miri, with both models of what references may do.
+pub fn miri(root: &Path, options: &Options) -> bool {
+    let needs = [Need::Nightly, Need::Component("miri"), Need::Component("rust-src")];
+    if !nightly::are_there("miri", &needs) {
+        return false;
+    }
+    let models = [("stacked borrows", ""), ("tree borrows", "-Zmiri-tree-borrows")];
+    // One model will do for a canary.
+    let models = if options.canary { &models[1..] } else { &models[..] };
+    models.iter().all(|(model, flag)| {
+        let command = |part: &Part| {
+            let mut command = nightly::cargo(root, "miri");
+            // The heap mapping opens /dev/null; the direct map is an address, not a reference.
+            let flags = format!("-Zmiri-disable-isolation -Zmiri-permissive-provenance {flag}");
+            command.args(["miri", "test"]).env("MIRIFLAGS", flags).env("PROPTEST_CASES", "2");
+            // Direct maps are leaked: a kernel never unmaps its own.
+            command.env("RUSTFLAGS", if options.canary { CANARY } else { "" });
+            if part.package == "vmalloc-bare" {
+                let leaks = format!("-Zmiri-permissive-provenance -Zmiri-ignore-leaks {flag}");
+                command.env("MIRIFLAGS", leaks);
+            }
             command
-        })
-}
-
-/// The tests under ThreadSanitizer, with a standard library that is instrumented, too.
-pub fn tsan(root: &Path, options: &Options) -> bool {
-    nightly::are_there("tsan", &[Need::Nightly, Need::Component("rust-src")])
-        && run_parts("tsan", THREAD, options, &|_| {
-            let mut command = sanitized(root, "tsan", "-Zsanitizer=thread", options);
-            command.arg("-Zbuild-std").env("TSAN_OPTIONS", "halt_on_error=1");
-            command
-        })
-}
-
-/// A `cargo test` for the machine that we are on, named: so that build scripts are left alone.
-fn sanitized(root: &Path, tool: &str, flags: &str, options: &Options) -> Command {
-    let mut command = nightly::cargo(root, tool);
-    let canary = if options.canary { CANARY } else { "" };
-    command.env("RUSTFLAGS", format!("{flags} {canary}"));
-    command.args(["test", "--target", &format!("{}-unknown-linux-gnu", std::env::consts::ARCH)]);
-    command
+        };
+        run_parts(&format!("miri, {model}"), MIRI, options, &command)
+    })
 }
 
 /// Runs the parts; under `--canary` each that has one must fail, and say why.
@@ -121,7 +121,7 @@ fn run_parts(
 }
 
 /// Runs `command` to its end. How many tests passed; and whether it said `word`, if there is one.
-fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bool) {
+pub fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bool) {
     let (mut passed, mut heard) = (0, false);
     let ended = run::run_lines_of_both(command, LIMIT, |line| {
         heard |= word.is_some_and(|word| line.contains(word));
@@ -232,11 +232,11 @@ mod tests {
         let sh = |script: &str| {
             let mut command = Command::new("sh");
             command.args(["-c", script]);
-            listen(&command, Some("data race"))
+            listen(&command, Some("Data race"))
         };
         assert_eq!(sh("true"), (Err("no test ran".to_owned()), false));
         assert_eq!(sh("echo 'test result: ok. 2 passed; 0 failed'"), (Ok(2), false));
-        let (ended, heard) = sh("echo 'error: data race' >&2; exit 1");
+        let (ended, heard) = sh("echo 'error: Data race' >&2; exit 1");
         assert!(ended.is_err() && heard);
     }
 

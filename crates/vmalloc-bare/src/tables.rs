@@ -21,6 +21,7 @@ use crate::mem::TableMem;
 use crate::retired::{Retired, Unreachable};
 use crate::walk::{Table, Walker};
 use core::marker::PhantomData;
+use vmalloc_core::planted::{Bug, is_planted};
 use vmalloc_core::platform::{MapError, Mapper};
 use vmalloc_core::sync::{AtomicU64, Ordering, fence};
 use vmalloc_core::{Extent, PageRange, Pages, Pfn, Prot, Vpn};
@@ -324,7 +325,7 @@ impl<F: Format, M: TableMem> Mapper for PageTables<F, M> {
             for word in words {
                 let global = self.is_global(page);
                 // Planted, for the fuzzer to find: large leaves are passed by.
-                let is_passed_by = cfg!(canary) && level > 0;
+                let is_passed_by = level > 0 && is_planted(Bug::LargeLeafPassedBy);
                 if let Entry::Leaf(pfn, _) = F::decode(word.load(Ordering::Relaxed), level)
                     && !is_passed_by
                 {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use vmalloc_core::planted::{Bug, is_planted};
 
 /// A number of bytes, read from text and printed with three digits or so.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -38,7 +39,7 @@ impl FromStr for Size {
         }
         let number: u64 = number.parse().map_err(|_| SizeError::TooBig)?;
         // Planted, for the fuzzer to find: bytes are counted where characters are meant.
-        let cut = |unit: &str| match cfg!(canary) {
+        let cut = |unit: &str| match is_planted(Bug::CutInACharacter) {
             true => unit[..unit.len().min(16)].to_owned(),
             false => unit.chars().take(16).collect(),
         };

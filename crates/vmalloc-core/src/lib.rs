@@ -17,9 +17,7 @@ pub mod error;
 pub mod flush;
 pub mod layout;
 pub mod machine;
-#[cfg(not(feature = "planted"))]
-mod planted;
-#[cfg(feature = "planted")]
+#[doc(hidden)]
 pub mod planted;
 pub mod platform;
 pub mod policy;

@@ -1,7 +1,8 @@
 //! Bugs to choose from, for the tests of the tests: a tool that finds none of them proves nothing.
 //!
 //! Only with the feature `planted`; in every other build [`is_planted`] is the constant `false`, and
-//! what it guards is not there. Chosen a thread, so that tests run side by side.
+//! what it guards is not there. Chosen a thread, so that tests run side by side. The last four are for
+//! the fuzzers, and three of them lie in the crates above: so this is public, and in no document.
 
 /// A bug, one a kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,17 +19,24 @@ pub enum Bug {
     LostCounter,
     /// Two ranges of a flush that touch become one that is a page short.
     WrongMerge,
+    /// A tag that names a size class without slots is taken for one of a class with them.
+    ClassUnchecked,
+    /// `vmalloc_bare`: a change of rights passes large leaves by.
+    LargeLeafPassedBy,
+    /// `vmalloc`: an event of a trace may lie at any page.
+    PageUnchecked,
+    /// `vmalloc-cli`: a unit that is none is cut in the midst of a character.
+    CutInACharacter,
 }
 
+/// Whether this thread's engines have the bug: never, in this build.
 #[cfg(not(feature = "planted"))]
-pub(crate) const fn is_planted(_: Bug) -> bool {
+pub const fn is_planted(_: Bug) -> bool {
     false
 }
 
 #[cfg(feature = "planted")]
-pub(crate) use chosen::is_planted;
-#[cfg(feature = "planted")]
-pub use chosen::with_planted;
+pub use chosen::{is_planted, with_planted};
 
 #[cfg(feature = "planted")]
 mod chosen {
@@ -42,7 +50,7 @@ mod chosen {
     }
 
     /// Whether this thread's engines have `bug`.
-    pub(crate) fn is_planted(bug: Bug) -> bool {
+    pub fn is_planted(bug: Bug) -> bool {
         PLANTED.get() == Some(bug)
     }
 
@@ -52,17 +60,5 @@ mod chosen {
         let result = body();
         PLANTED.set(None);
         result
-    }
-
-    impl Bug {
-        /// Every one of them.
-        pub const ALL: [Bug; 6] = [
-            Bug::MissingFlush,
-            Bug::FreedBeforeFlush,
-            Bug::GuardForgotten,
-            Bug::DoublePublish,
-            Bug::LostCounter,
-            Bug::WrongMerge,
-        ];
     }
 }

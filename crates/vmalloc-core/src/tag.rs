@@ -10,6 +10,7 @@
 //! yields `None` for what we never write, and callers check indices before they use them.
 
 use crate::class::{Class, SLOT_CLASSES};
+use crate::planted::{Bug, is_planted};
 
 /// A member of a window, 1 to [`crate::layout::MEMBERS_MAX`]; a kernel is member 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -107,7 +108,7 @@ impl Tag {
         let owner = || Owner::new((bits >> 8 & 0xff) as usize);
         let class = bits >> 16 & 0xff;
         // Planted, for the fuzzer to find: a class without slots is taken for one with them.
-        let has_slots = |c: u64| c < SLOT_CLASSES as u64 || cfg!(canary);
+        let has_slots = |c: u64| c < SLOT_CLASSES as u64 || is_planted(Bug::ClassUnchecked);
         let slots = |c: u64| Class::from_index(c as usize).filter(|_| has_slots(c));
         let arg = (bits >> 32) as usize;
         Some(match bits & 0xff {

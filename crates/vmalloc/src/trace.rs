@@ -11,6 +11,7 @@
 
 use std::fmt;
 use vmalloc_core::layout::MEMBERS_MAX;
+use vmalloc_core::planted::{Bug, is_planted};
 
 /// The environment variable that names the file to record to, which must begin as a trace.
 pub const VARIABLE: &str = "VMALLOC_RECORD";
@@ -185,8 +186,8 @@ impl Event {
         if bytes > BYTES_MAX {
             return Err(wrong("bytes", bytes));
         }
-        // Without the check under `canary`: planted, for the fuzzer to find.
-        if page > PAGES_MAX && !cfg!(canary) {
+        // Without the check where that is planted, for the fuzzer to find.
+        if page > PAGES_MAX && !is_planted(Bug::PageUnchecked) {
             return Err(wrong("page", page));
         }
         Ok(Event {
