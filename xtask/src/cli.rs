@@ -6,6 +6,7 @@ use crate::bench;
 use crate::checks::Check;
 use crate::fuzz;
 use crate::kernel;
+use crate::miri;
 use crate::proof;
 use crate::publish;
 use crate::sanitizers;
@@ -46,8 +47,9 @@ pub enum Task {
     Stateright(proof::Output),
     /// Run the fuzzers; needs nightly and cargo-fuzz.
     Fuzz(fuzz::Options),
-    /// Run what Miri can run of what has unsafe code or orders memory; needs nightly.
-    Miri(tools::Options),
+    /// Run what Miri can run of what has unsafe code or is pure, by both models of aliasing; needs
+    /// nightly and its components miri and rust-src: 20 minutes on a busy machine.
+    Miri(miri::Options),
     /// Run the tests of the crate `vmalloc` under AddressSanitizer, and a bug that it must find; needs
     /// nightly.
     Asan(sanitizers::Options),

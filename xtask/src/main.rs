@@ -10,7 +10,7 @@
 //!        │    └─ checks: imports · unsafe-places · docs · parity · tidy
 //!        │           └─ repo (the files) · source (Rust without comments) · markdown
 //!        ├▶ proof: loom, shuttle, stateright     simulate: kills and faults by seed
-//!        ├▶ fuzz · sanitizers · tools: Miri, mutants, coverage; nightly: what these need
+//!        ├▶ fuzz · miri · sanitizers · tools: mutants, coverage; nightly: what these need
 //!        ├▶ bench · linux_peer: beside others, and beside Linux in one emulator
 //!        └▶ screenshots: pictures of real pools, for the documents
 //!
@@ -31,6 +31,7 @@ mod fuzz;
 mod kernel;
 mod linux_peer;
 mod markdown;
+mod miri;
 mod nightly;
 mod proof;
 mod publish;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
         cli::Task::Shuttle(options) => proof::run(&root, proof::Checker::Shuttle, &options),
         cli::Task::Stateright(options) => proof::stateright(&root, &options),
         cli::Task::Fuzz(options) => fuzz::run(&root, &options),
-        cli::Task::Miri(options) => tools::miri(&root, &options),
+        cli::Task::Miri(options) => miri::run(&root, &options),
         cli::Task::Asan(options) => sanitizers::run(&root, &sanitizers::ADDRESS, &options),
         cli::Task::Tsan(options) => sanitizers::run(&root, &sanitizers::THREAD, &options),
         cli::Task::Mutants(options) => tools::mutants(&root, &options),

@@ -1,124 +1,19 @@
-//! Tools that others made, over our tests: Miri, mutants, coverage. ([`crate::sanitizers`] are apart.)
+//! Tools that others made, over our tests: mutants, coverage. ([`crate::miri`] and [`crate::sanitizers`] are apart.)
 //!
 //! Each is a command with its needs ([`crate::nightly`]) and the time that it takes; none is a step
-//! of CI. `--canary` builds with a planted bug that the tool must find, so a run that ends well
-//! there is a failure.
-//!
-//! What each is run over, and why the rest is left out, stands in the tables here, and in
+//! of CI. What each is run over, and why the rest is left out, stands here, and in
 //! `docs/testing.md`.
 
-use crate::nightly::{self, CANARY, Need};
+use crate::nightly::{self, Need};
 use crate::run;
 use crate::suite::passed_in;
 use clap::Args;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest that one of them may take: an hour, on a machine with other work.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
-
-/// What the commands take.
-#[derive(Args)]
-pub struct Options {
-    /// With a planted bug, which must be found.
-    #[arg(long)]
-    canary: bool,
-}
-
-/// A part of the tests.
-struct Part {
-    package: &'static str,
-    /// Which test programs: arguments for cargo.
-    programs: &'static [&'static str],
-    /// Which tests in them: arguments for libtest.
-    tests: &'static [&'static str],
-    /// What a planted bug is found by here; without one the part is left out under `--canary`.
-    canary: Option<&'static str>,
-}
-
-/// What Miri runs. Everything that touches the kernel is out (memfds, shared mappings, futexes):
-/// the crate `vmalloc` by way of its claims and views, over memory of the heap. Of the engine, which
-/// has no unsafe code, what is pure and short; its walks step by step take hours.
-const MIRI: &[Part] = &[
-    Part {
-        package: "vmalloc-bare",
-        programs: &["--lib", "--test", "direct"],
-        tests: &[],
-        canary: Some("Data race"),
-    },
-    Part {
-        package: "vmalloc",
-        programs: &["--lib"],
-        tests: &["os::tests::claims", "token::tests", "copy::tests"],
-        canary: Some("Data race"),
-    },
-    Part {
-        package: "vmalloc-core",
-        programs: &["--lib"],
-        tests: &["bits::tests::a_bit_that", "class::tests::a", "units", "tag::tests"],
-        canary: None,
-    },
-];
-
-/// The tests under Miri, with both models of what references may do.
-pub fn miri(root: &Path, options: &Options) -> bool {
-    let needs = [Need::Nightly, Need::Component("miri"), Need::Component("rust-src")];
-    if !nightly::are_there("miri", &needs) {
-        return false;
-    }
-    let models = [("stacked borrows", ""), ("tree borrows", "-Zmiri-tree-borrows")];
-    // One model will do for a canary.
-    let models = if options.canary { &models[1..] } else { &models[..] };
-    models.iter().all(|(model, flag)| {
-        let command = |part: &Part| {
-            let mut command = nightly::cargo(root, "miri");
-            // The heap mapping opens /dev/null; the direct map is an address, not a reference.
-            let flags = format!("-Zmiri-disable-isolation -Zmiri-permissive-provenance {flag}");
-            command.args(["miri", "test"]).env("MIRIFLAGS", flags).env("PROPTEST_CASES", "2");
-            // Direct maps are leaked: a kernel never unmaps its own.
-            command.env("RUSTFLAGS", if options.canary { CANARY } else { "" });
-            if part.package == "vmalloc-bare" {
-                let leaks = format!("-Zmiri-permissive-provenance -Zmiri-ignore-leaks {flag}");
-                command.env("MIRIFLAGS", leaks);
-            }
-            command
-        };
-        run_parts(&format!("miri, {model}"), MIRI, options, &command)
-    })
-}
-
-/// Runs the parts; under `--canary` each that has one must fail, and say why.
-fn run_parts(
-    tool: &str,
-    parts: &[Part],
-    options: &Options,
-    command: &dyn Fn(&Part) -> Command,
-) -> bool {
-    let parts = parts.iter().filter(|part| !options.canary || part.canary.is_some());
-    let mut is_ok = true;
-    for part in parts {
-        let mut command = command(part);
-        command.args(["--package", part.package]).args(part.programs).arg("--").args(part.tests);
-        let start = Instant::now();
-        let (ended, heard) = listen(&command, part.canary);
-        let took = start.elapsed().as_secs();
-        let what = format!("{tool}: {} {}", part.package, part.programs.join(" "));
-        match (ended, options.canary) {
-            (Ok(passed), false) => println!("{what}: {passed} passed, {took} s"),
-            (Err(why), true) if heard => println!("{what}: found its canary ({why}), {took} s"),
-            (Ok(_), true) => {
-                println!("{what}: FAILED: did not find its canary");
-                is_ok = false;
-            }
-            (Err(why), _) => {
-                println!("{what}: FAILED: {why}");
-                is_ok = false;
-            }
-        }
-    }
-    is_ok
-}
 
 /// Runs `command` to its end. How many tests passed; and whether it said `word`, if there is one.
 pub fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bool) {

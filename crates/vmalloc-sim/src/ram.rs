@@ -18,14 +18,16 @@ use vmalloc_core::platform::{FRAME_WORDS, Ram};
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{Extent, PAGE_SIZE, Pages, Pfn};
 
+type Frame = [AtomicU64; FRAME_WORDS];
+
 /// The RAM of one simulated machine. See the module's story in its source, `ram.rs`.
 pub struct SimRam {
     // Constant after construction.
     data: Extent,
     tables: Extent,
     device: Extent,
-    // Written by everyone.
-    words: Vec<AtomicU64>,
+    // Written by everyone. A box each: Miri looks at all atomics of a slice that it is shown.
+    frames: Vec<Box<Frame>>,
 }
 
 impl SimRam {
@@ -52,9 +54,13 @@ impl SimRam {
         let device = Extent { start: tables.end(), len: device };
         let frames = data.len.0 + tables.len.0 + device.len.0;
         let frames = usize::try_from(frames).expect("fewer frames");
-        let len = frames.checked_mul(FRAME_WORDS).expect("less RAM");
-        let words = (0..len as u64).map(|index| AtomicU64::new(junk(index))).collect();
-        SimRam { data, tables, device, words }
+        assert!(frames <= usize::MAX / PAGE_SIZE, "less RAM");
+        SimRam {
+            data,
+            tables,
+            device,
+            frames: (0..frames).map(|index| Box::new(fresh(index))).collect(),
+        }
     }
 
     /// The frames that an engine may own.
@@ -79,8 +85,7 @@ impl SimRam {
     #[must_use]
     pub fn frame(&self, pfn: Pfn) -> Option<&[AtomicU64; FRAME_WORDS]> {
         let index = usize::try_from(pfn.0.checked_sub(self.data.start.0)?).ok()?;
-        let start = index.checked_mul(FRAME_WORDS)?;
-        self.words.get(start..start.checked_add(FRAME_WORDS)?)?.try_into().ok()
+        self.frames.get(index).map(|frame| &**frame)
     }
 
     /// Copies `out.len()` bytes of frame `pfn` from byte `offset` on. `None` where there is no
@@ -184,9 +189,26 @@ impl Ram for SimRam {
     }
 }
 
-/// What word `index` of fresh RAM holds: differs from word to word, and is never zero.
-fn junk(index: u64) -> u64 {
+/// What word `index` of fresh RAM holds: differs from word to word, and is never zero. Under Miri
+/// all frames are alike.
+const fn junk(index: u64) -> u64 {
+    let index = if cfg!(miri) { index % FRAME_WORDS as u64 } else { index };
     (index ^ 0x6a75_6e6b).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}
+
+/// Fresh RAM: frame `index`. Under Miri one copy a frame, since words one by one take it minutes.
+fn fresh(index: usize) -> Frame {
+    if cfg!(miri) {
+        return const {
+            let (mut frame, mut i) = ([const { AtomicU64::new(0) }; FRAME_WORDS], 0);
+            while i < FRAME_WORDS {
+                frame[i] = AtomicU64::new(junk(i as u64));
+                i += 1;
+            }
+            frame
+        };
+    }
+    std::array::from_fn(|i| AtomicU64::new(junk((index * FRAME_WORDS + i) as u64)))
 }
 
 /// One word's part of a run of bytes.

@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn the_lowest_run_is_what_a_walk_finds() {
         let mut x = 1_u64;
-        for _ in 0..300 {
+        for _ in 0..if cfg!(miri) { 1 } else { 300 } {
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             for bits in [x, x | x << 7, x & x >> 3, x | x >> 9 | x << 20, u64::MAX, 0] {
                 for len in 1..=64 {

@@ -287,7 +287,7 @@ fn compare_strides(kind: Kind) {
 /// Goal: and so does a kill of the recoverer, at any instruction of its recovery.
 /// Method: the recovery is stepped through from every moment of every verb.
 #[test]
-#[ignore = "two minutes: cargo test -p vmalloc --test linux its_recovery_leaves -- --ignored --nocapture"]
+#[ignore = "minutes: cargo test -p vmalloc --test linux its_recovery_leaves -- --ignored --nocapture"]
 fn a_kill_at_any_instruction_of_its_recovery_leaves_the_pool_whole() {
     survive_all(1, Kind::Linear, &[]);
 }
@@ -315,7 +315,7 @@ fn a_kill_at_any_instruction_of_a_verb_loses_no_frame_of_a_framed_pool() {
 
 /// Goal and method as above, for every verb.
 #[test]
-#[ignore = "six minutes: cargo test -p vmalloc --test linux any_verb_loses_no_frame -- --ignored"]
+#[ignore = "minutes: cargo test -p vmalloc --test linux any_verb_loses_no_frame -- --ignored"]
 fn a_kill_at_any_instruction_of_any_verb_loses_no_frame_of_a_framed_pool() {
     survive_all(usize::MAX, Kind::Framed, &[]);
 }

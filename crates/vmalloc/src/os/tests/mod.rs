@@ -4,6 +4,8 @@
 //! [`child_main`], which does what the environment variable [`ROLE`] says and nothing else when it
 //! is not set. A test that cannot run here says so by [`skip`].
 
+#[cfg(miri)]
+mod alias;
 mod bell;
 #[cfg(any(asan, tsan))]
 mod canary;
@@ -14,10 +16,10 @@ mod measure;
 mod memory;
 mod process;
 
+#[cfg(not(miri))]
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::{PAGE_BYTES, Span};
-#[cfg(not(miri))]
 use crate::spread::Spread;
 use std::io::Write;
 use std::process::{Command, Stdio};
