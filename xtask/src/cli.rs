@@ -48,7 +48,7 @@ pub enum Task {
     /// Run the fuzzers; needs nightly and cargo-fuzz.
     Fuzz(fuzz::Options),
     /// Run what Miri can run of what has unsafe code or is pure, by both models of aliasing; needs
-    /// nightly and its components miri and rust-src: 20 minutes on a busy machine.
+    /// nightly and its components miri and rust-src: 27 minutes on a busy machine.
     Miri(miri::Options),
     /// Run the tests of the crate `vmalloc` under AddressSanitizer, and a bug that it must find; needs
     /// nightly.
