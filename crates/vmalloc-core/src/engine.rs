@@ -38,6 +38,7 @@ use crate::publish::{Area, AreaId, publish};
 use crate::purge::purge_one;
 use crate::record::{Kind, Record, State, flags};
 use crate::recover::{self, Recovered, recover};
+use crate::refit::refit;
 use crate::request::{Limits, Plan, Request};
 use crate::reserve::reserve;
 use crate::resize::resize;
@@ -116,7 +117,8 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// [`AllocError`]; nothing was taken.
     pub fn vmalloc(&self, request: &Request) -> Result<Area, AllocError> {
         let plan = self.plan(request)?;
-        if let Some(area) = lazy::revive(&self.context, &plan) {
+        let revived = lazy::revive(&self.context, &plan);
+        if let Some(area) = revived.or_else(|| refit(&self.context, &plan, self.lazy_pages_low)) {
             return Ok(area); // counted there
         }
         self.counted(self.with_purge(&plan, || {

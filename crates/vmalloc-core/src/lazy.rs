@@ -30,7 +30,7 @@ use crate::tag::{Owner, Tag};
 use crate::units::PageRange;
 
 /// The most parked areas that `revive` looks at before it gives up.
-const LOOKS_MAX: usize = 64;
+pub(crate) const LOOKS_MAX: usize = 64;
 
 /// Areas with one of these are purged, and never given to whoever asks for pages of their shape. What
 /// `vmap` showed is taken back only to show the same frames (`engine/warm.rs`).
@@ -206,18 +206,12 @@ fn revive_one<M: Machine>(
 ) -> Option<Area> {
     let parked = placed(context.tables, record).filter(|(s, ..)| s.kind == Kind::Parked);
     let (state, shape, slot) = parked?;
-    let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
     let fits = match fit {
         Fit::Exact => shape.pages == plan.pages,
         Fit::Twice => shape.pages >= plan.pages && shape.pages.0 / 2 <= plan.pages.0,
         Fit::Larger => shape.pages >= plan.pages,
     };
-    let same = fits
-        && shape.guard == plan.guard
-        && (shape.flags ^ plan.flags) & alike == 0
-        && (shape.flags | plan.flags) & NEVER_REVIVED == 0
-        && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1));
-    if !same || !context.machine.is_exclusive(Backing(shape.backing)) {
+    if !fits || !is_alike(context, plan, &shape, slot) {
         return None;
     }
     let generation = next_generation(state.generation);
@@ -249,6 +243,22 @@ fn revive_one<M: Machine>(
     Some(make_live(context, record, slot, mine, &shape))
 }
 
+/// Whether a parked area will do, but for its pages.
+#[inline]
+pub(crate) fn is_alike<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    shape: &Shape,
+    slot: PageRange,
+) -> bool {
+    let alike = flags::HUGE | flags::PROT | FramePolicy::BITS;
+    shape.guard == plan.guard
+        && (shape.flags ^ plan.flags) & alike == 0
+        && (shape.flags | plan.flags) & NEVER_REVIVED == 0
+        && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1))
+        && context.machine.is_exclusive(Backing(shape.backing))
+}
+
 /// After PARKED → LIVE of an area that was ours: whose it is now, and what this process sees of it.
 #[inline]
 fn retake<M: Machine>(
@@ -275,7 +285,8 @@ fn retake<M: Machine>(
     Some(Area::new(context, record.id, slot, live, &shape))
 }
 
-fn class_of(plan: &Plan) -> Class {
+/// Where an area of the planned shape is found when it is parked.
+pub(crate) fn class_of(plan: &Plan) -> Class {
     let class = Class::for_span(plan.want.span);
     let solo = plan.want.zone != 0 || plan.want.align.0 > crate::class::GRANULE_PAGES;
     if solo { Class::solo(granules_for(plan.want.span)) } else { class }

@@ -58,6 +58,7 @@ pub mod peek;
 mod publish;
 mod purge;
 mod recover;
+mod refit;
 mod registry;
 mod request;
 mod reserve;

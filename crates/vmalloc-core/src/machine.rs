@@ -70,6 +70,17 @@ pub trait Machine {
     /// How many frames there are in all. No request can be larger.
     fn capacity(&self) -> Pages;
 
+    /// How many frames are given out, as the machine counts them. May lag.
+    fn held(&self) -> Pages {
+        Pages(self.capacity().0.saturating_sub(self.free().0))
+    }
+
+    /// Whether a parked area may be made longer or shorter for whoever wants another size: where
+    /// frames come and go at the end of an area for less than a whole one costs.
+    fn refits(&self) -> bool {
+        false
+    }
+
     /// The alignment at which an area may be shown at a second address too: one page, unless the
     /// data cache is indexed by the virtual address. A power of two. Linux: `SHMLBA`.
     fn user_align(&self) -> Pages {

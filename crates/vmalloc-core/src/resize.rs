@@ -147,7 +147,7 @@ fn guard_again<M: Machine>(context: &Context<'_, M>, view: &View) {
     }
 }
 
-fn shrink<M: Machine>(
+pub(crate) fn shrink<M: Machine>(
     context: &Context<'_, M>,
     record: Record<'_>,
     old: &Shape,

@@ -291,6 +291,10 @@ impl Machine for InPlace<'_> {
         Pages(self.0.capacity.0 - self.0.ground.borrow().charged)
     }
 
+    fn refits(&self) -> bool {
+        true
+    }
+
     fn may_wait(&self) -> bool {
         self.0.call(Call::MayWait) != Some(true)
     }

@@ -141,6 +141,23 @@ fn member_that_dies_in_a_solo_vmalloc_leaves_nothing() {
     assert!(survive(|dead, _| dead.vmalloc(&bytes(900))) >= 6);
 }
 
+/// Goal: the same where a parked area is made longer or shorter, ours or another's.
+/// Method: so much is taken first that less than is wanted is free; fresh frames there are none.
+#[test]
+fn member_that_dies_while_it_makes_an_area_fit_leaves_nothing() {
+    for pages in [720, 690, 510, 490] {
+        for request in [bytes(pages), bytes(pages).zeroed()] {
+            let moments = survive(|dead, _| {
+                dead.vmalloc(&bytes(1900)).unwrap();
+                let before = dead.stats().revives;
+                dead.vmalloc(&request).unwrap();
+                assert_eq!(dead.stats().revives, before + 1, "{pages} pages were taken afresh");
+            });
+            assert!(moments >= 6, "{moments}");
+        }
+    }
+}
+
 #[test]
 fn member_that_dies_in_a_revive_leaves_nothing() {
     survive(|dead, _| dead.vzalloc(&bytes(3).align_bytes(8192)));

@@ -254,6 +254,15 @@ impl Machine for Linear<'_> {
         Pages(self.0.limit().0.saturating_sub(charged))
     }
 
+    fn held(&self) -> Pages {
+        Pages(self.0.charged().load(Ordering::Relaxed))
+    }
+
+    /// Where frames are shown run by run, another end would show all of them anew.
+    fn refits(&self) -> bool {
+        !self.0.shape.is_framed
+    }
+
     fn may_wait(&self) -> bool {
         true
     }

@@ -67,7 +67,10 @@ impl Options {
 
     /// How much freed memory may be parked, warm for reuse, before a free of this member's purges.
     /// Default: no limit but the pool's capacity, since whoever needs parked frames purges them.
-    /// Linux: `lazy_max_pages`.
+    /// A purge goes down to half of it. Once more is parked than 64 MiB and half of what is in use,
+    /// or than half of this limit, what is parked is made to fit whoever wants another size, before
+    /// fresh frames are taken: so sizes that never come back do not fill the pool. Linux:
+    /// `lazy_max_pages`.
     #[must_use]
     pub fn lazy_bytes(mut self, bytes: u64) -> Options {
         self.lazy_bytes = Some(bytes);

@@ -110,6 +110,33 @@ fn each_call_of_a_revived_vmalloc_fails_and_leaves_nothing() {
     );
 }
 
+/// Goal: what is parked with another size stays parked and whole if it cannot be made to fit.
+/// Method: half the pool is parked, which makes it the time to fit; longer, shorter, zeroed, another
+/// member's, whose guards are not ours.
+#[test]
+fn each_call_of_a_vmalloc_that_makes_an_area_fit_fails_and_leaves_nothing() {
+    const PARKED: usize = 9 << 20;
+    for (what, bytes) in [("longer", PARKED + 300_000), ("shorter", PARKED - 300_000)] {
+        let ours = |pool: &Pool| drop(pool.vmalloc(PARKED).unwrap());
+        let fits = move |pool: &Pool, zeroed| {
+            let before = pool.info().stats.revives;
+            let request = Request::bytes(bytes as u64).huge();
+            let buf = pool.alloc(&if zeroed { request.zeroed() } else { request });
+            // Without a failure it is made to fit.
+            assert!(buf.is_err() || pool.areas().len() == 1 && pool.info().stats.revives >= before);
+            buf.is_ok_and(|buf| !zeroed || buf.iter().all(|&byte| byte == 0))
+        };
+        let what = format!("vmalloc of a parked area made {what}");
+        each_call_fails(&what, ours, |pool, ()| fits(pool, false));
+        each_call_fails(&format!("{what}, zeroed"), ours, |pool, ()| fits(pool, true));
+        let theirs = |pool: &Pool| {
+            let other = Pool::open(pool.share_path()).unwrap();
+            drop(other.vmalloc(PARKED).unwrap());
+        };
+        each_call_fails(&format!("{what}, another's"), theirs, |pool, ()| fits(pool, false));
+    }
+}
+
 #[test]
 fn each_call_of_vzalloc_fails_and_leaves_nothing() {
     let is_zero = |pool: &Pool, ()| match pool.vzalloc(300_000) {

@@ -22,6 +22,7 @@ mod members;
 mod model;
 mod peer;
 mod recovery;
+mod refitting;
 mod refusals;
 mod reserving;
 mod resize;

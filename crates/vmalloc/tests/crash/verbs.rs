@@ -58,6 +58,8 @@ pub const VERBS: &[Verb] = &[
     member("vmalloc, revived", |a| a.alloc(&pages(3))),
     member("vmalloc, revived, another's", |a| a.alloc(&pages(5))),
     member("vmalloc, revived, large", |a| a.alloc(&pages(460))),
+    member("vmalloc, made to fit, longer", |a| a.alloc_fitted(470)),
+    member("vmalloc, made to fit, shorter", |a| a.alloc_fitted(455)),
     member("vmalloc, after a purge", |a| a.alloc(&pages(2500).huge())),
     member("vmalloc, refused", |a| {
         a.pool().alloc(&pages(3072).huge().no_wait()).expect_err("more than there is");
@@ -150,6 +152,12 @@ impl Actor {
     fn alloc(&mut self, request: &Request) {
         let buf = self.pool.as_ref().unwrap().alloc(request).unwrap();
         self.kept.push(Kept::Buf(buf));
+    }
+
+    /// The first takes so much that less than `n` pages are free: then what is parked will do.
+    fn alloc_fitted(&mut self, n: u64) {
+        self.alloc(&pages(1700));
+        self.alloc(&pages(n));
     }
 
     fn join(&mut self) {

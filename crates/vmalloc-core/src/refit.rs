@@ -1,0 +1,144 @@
+//! Refit: a parked area is made longer or shorter for whoever wants another size.
+//!
+//! Sizes that come back are found parked as they are ([`crate::lazy`]). Where sizes are random, no
+//! two are alike, and each allocation would take fresh frames while as many lie parked. So once
+//! enough is parked, the one whose pages are nearest is taken, and only the difference is committed
+//! or given back:
+//!
+//! ```text
+//!   PARKED ─▶ BUILDING(me) ─┬ longer:  commit the pages behind it ─┬▶ zeroed if due ─▶ LIVE
+//!                           └ shorter: guard, flush, the tail home ┘
+//!                             failed: PARKED, as it was
+//! ```
+//!
+//! Fresh frames first, as long as less is parked than [`FLOOR`] or a part of what is in use: sizes
+//! that do come back find all of theirs warm then, instead of cutting each other's.
+//!
+//! Invariants: at most [`LOOKS_MAX`] areas are looked at; an area gets no slot of more than twice
+//! what it needs, so addresses last. Neighbours: above [`crate::resize`], which moves the end.
+//! Linux: no counterpart, its lazy list holds addresses only.
+
+use crate::class::Class;
+use crate::context::Context;
+use crate::error::ResizeError;
+use crate::layout::Stat;
+use crate::lazy::{self, LOOKS_MAX};
+use crate::machine::Machine;
+use crate::publish::{Area, make_live};
+use crate::record::{Kind, Record, Shape, State, flags, next_generation};
+use crate::request::Plan;
+use crate::resize::{grow, shrink};
+use crate::slots::placed;
+use crate::units::{PageRange, Pages};
+
+/// So much may be parked before any of it is made to fit: 64 MiB.
+const FLOOR: Pages = Pages(64 << 8);
+/// And one part in so many of what is in use.
+const IN_USE_PART: u64 = 2;
+/// A page that is committed costs as much as so many that are given back.
+const PRICE_OF_MORE: u64 = 2;
+
+/// A parked area that could be made to fit.
+struct Near<'a> {
+    record: Record<'a>,
+    state: State,
+    shape: Shape,
+    slot: PageRange,
+    price: u64,
+}
+
+/// Makes the parked area that is nearest to the planned size fit, if enough is parked, or too few
+/// frames are free for anything else. `None`: fresh frames, then.
+pub(crate) fn refit<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> Option<Area> {
+    let machine = &context.machine;
+    if !machine.refits() || !plan.may_wait || !is_due(context, plan, low) || !machine.may_wait() {
+        return None;
+    }
+    let near = nearest(context, plan)?;
+    take(context, plan, &near)
+}
+
+/// Whether it is time to make do with what is parked.
+fn is_due<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> bool {
+    let parked = context.lazy_pages_about(&context.tally());
+    let in_use = context.machine.held().0.saturating_sub(parked.0);
+    let enough = Pages(in_use / IN_USE_PART).max(FLOOR).min(low);
+    parked > Pages(0) && (parked >= enough || context.machine.free() < plan.pages)
+}
+
+/// The parked area that costs least to make fit.
+fn nearest<'a, M: Machine>(context: &Context<'a, M>, plan: &Plan) -> Option<Near<'a>> {
+    let first = lazy::class_of(plan);
+    let (mut looks, mut best) = (0, None::<Near<'_>>);
+    for class in first.index()..=first.last_for_twice().index() {
+        lazy::each_parked(context, Class::from_index(class)?, |record| {
+            looks += 1;
+            if let Some(near) = look(context, plan, record.id)
+                && best.as_ref().is_none_or(|best| near.price < best.price)
+            {
+                best = Some(near);
+            }
+            looks >= LOOKS_MAX
+        });
+        if looks >= LOOKS_MAX {
+            break;
+        }
+    }
+    best
+}
+
+/// The parked area of record `id`, if it could be made to fit: within a factor of two either way.
+fn look<'a, M: Machine>(context: &Context<'a, M>, plan: &Plan, id: usize) -> Option<Near<'a>> {
+    let record = context.record(id);
+    let (state, shape, slot) = placed(context.tables, record)?;
+    let (have, want, span) = (shape.pages.0, plan.pages.0, plan.want.span.0);
+    let price = if have < want { (want - have) * PRICE_OF_MORE } else { have - want };
+    let is_near = have <= want.saturating_mul(2) && want <= have.saturating_mul(2);
+    let has_room = slot.len.0 >= span && slot.len.0 <= span.saturating_mul(2);
+    let fits = state.kind == Kind::Parked
+        && is_near
+        && has_room
+        && lazy::is_alike(context, plan, &shape, slot);
+    fits.then_some(Near { record, state, shape, slot, price })
+}
+
+/// Takes it into use with another end. If that fails it is parked again as it was.
+fn take<M: Machine>(context: &Context<'_, M>, plan: &Plan, near: &Near<'_>) -> Option<Area> {
+    let Near { record, state, shape, slot, .. } = *near;
+    let generation = next_generation(state.generation);
+    let mine = State::new(Kind::Building, Some(context.me), generation);
+    if !record.step(state, mine) {
+        return None;
+    }
+    let tally = context.tally();
+    context.sub_lazy(&tally, shape.pages);
+    // A purge that failed meanwhile parks it again under the same number, and spoils it.
+    if record.shape() != shape {
+        lazy::park(context, record, mine);
+        return None;
+    }
+    let (bytes, pages, caller) = (plan.bytes, plan.pages, plan.caller);
+    let flags = plan.flags | shape.flags & flags::CELLS;
+    let new = Shape { bytes, pages, caller, flags, ..shape };
+    let made = match pages.cmp(&shape.pages) {
+        // In place, each member has guard pages of its own: this one's may be missing.
+        core::cmp::Ordering::Equal => {
+            let shown = context.machine.map(&context.view(record.id, slot, &new));
+            shown.map(|()| new).map_err(ResizeError::Map)
+        }
+        core::cmp::Ordering::Greater => grow(context, record, &shape, new, true),
+        core::cmp::Ordering::Less => shrink(context, record, &shape, new),
+    };
+    let Ok(new) = made else {
+        lazy::park(context, record, mine);
+        return None;
+    };
+    record.set_shape(&new);
+    if plan.zeroed || state.owner != Some(context.me) {
+        // What was committed is zero already.
+        let kept = Shape { pages: shape.pages.min(pages), ..new };
+        context.machine.zero(&context.view(record.id, slot, &kept));
+    }
+    tally.add(Stat::Revives, 1);
+    Some(make_live(context, record, slot, mine, &new))
+}
