@@ -36,10 +36,13 @@ const EPOCHS_A_WORD: u64 = 8;
 #[derive(Debug)]
 pub(crate) struct Guards {
     supported: bool,
+    granules: u64,
     // A word a record: the key of what was placed.
     placed: AnonWords,
-    // A word a record: from where to where, from its first page on, this process took markers out.
+    // A word a record: from where to where, from its first page on, this process took markers out;
+    // and for how many pages that is said.
     clean: AnonWords,
+    clean_pages: AnonWords,
     // A bit a granule: a marker was put there once.
     marked: AnonWords,
     // A word a granule: for which chunk or solo run, of which class.
@@ -52,8 +55,10 @@ impl Guards {
     pub(crate) fn new(granules: usize) -> Result<Guards, Errno> {
         Ok(Guards {
             supported: advice::guards_supported(),
+            granules: granules as u64,
             placed: AnonWords::new(granules * SLOTS_MAX)?,
             clean: AnonWords::new(granules * SLOTS_MAX)?,
+            clean_pages: AnonWords::new(granules * SLOTS_MAX)?,
             marked: AnonWords::new(granules.div_ceil(64))?,
             tenants: AnonWords::new(granules)?,
             epochs: AnonWords::new(granules.div_ceil(EPOCHS_A_WORD as usize))?,
@@ -130,8 +135,7 @@ impl Guards {
         // Where it was said to end may be a lie, and a marker stand before that.
         let before =
             PageRange { start: view.pages.start, len: Pages(more.start.0 - view.pages.start.0) };
-        let is_clean =
-            self.clean[view.id.0 as usize].load(Ordering::Acquire) == self.extent(before);
+        let is_clean = self.is_clean(view.id.0 as usize, before);
         let to_clear = if is_clean { more } else { view.pages };
         mapping
             .while_held(span(data, tail), || {
@@ -158,12 +162,23 @@ impl Guards {
         data: u64,
         pages: PageRange,
     ) -> Result<(), Errno> {
-        let is_clean = self.clean[id].load(Ordering::Acquire) == self.extent(pages);
-        if is_clean { Ok(()) } else { self.clear(mapping, data, pages) }
+        if self.is_clean(id, pages) { Ok(()) } else { self.clear(mapping, data, pages) }
+    }
+
+    /// Whether this process knows that no marker stands in `pages`, the first pages of record `id`.
+    fn is_clean(&self, id: usize, pages: PageRange) -> bool {
+        let known = Pages(self.clean_pages[id].load(Ordering::Acquire));
+        let known = PageRange { start: pages.start, len: known };
+        // The record may lie elsewhere now: then so far from there may be past the end.
+        let is_inside = *granules(known).end() < self.granules;
+        known.len >= pages.len
+            && is_inside
+            && self.clean[id].load(Ordering::Acquire) == self.extent(known)
     }
 
     /// No marker stands in the view's pages, and its guard is there.
     fn remember(&self, view: &View) {
+        self.clean_pages[view.id.0 as usize].store(view.pages.len.0, Ordering::Release);
         self.clean[view.id.0 as usize].store(self.extent(view.pages), Ordering::Release);
         self.placed[view.id.0 as usize].store(self.key(view), Ordering::Release);
     }
@@ -180,6 +195,8 @@ impl Guards {
             // Which chunk, of which class: the length of its slots tells.
             let tenant = (head + 1) << 32 | view.slot.len.0;
             granules(guard).for_each(|granule| self.mark(granule, tenant));
+            // It may stand in what was clean, whether or not the call fails.
+            self.clean[view.id.0 as usize].store(0, Ordering::Release);
             mapping.guard_install(span(data, guard)).map_err(errno)?;
         }
         Ok(())
