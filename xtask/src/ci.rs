@@ -12,6 +12,20 @@ use std::time::{Duration, Instant};
 const BARE_TARGETS: [&str; 3] =
     ["x86_64-unknown-none", "aarch64-unknown-none", "riscv64gc-unknown-none-elf"];
 
+/// The crates that `cargo xtask miri` runs, with the words and mappings that they have under it.
+const MIRI_BUILDS: [&str; 10] = [
+    "check",
+    "--tests",
+    "-p",
+    "vmalloc",
+    "-p",
+    "vmalloc-sim",
+    "-p",
+    "vmalloc-bare",
+    "--target-dir",
+    "target/cfg-miri",
+];
+
 /// One step.
 struct Step {
     name: String,
@@ -117,6 +131,12 @@ fn steps() -> Vec<Step> {
         env: Some(("RUSTDOCFLAGS", "-D warnings")),
         minutes: 10,
     };
+    // What only Miri builds, so that it goes on building.
+    let miri = Work::Cargo {
+        args: MIRI_BUILDS.to_vec(),
+        env: Some(("RUSTFLAGS", "--cfg miri")),
+        minutes: 10,
+    };
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     let mut steps = vec![
         cargo("fmt", &["fmt", "--all", "--check"], 2),
@@ -129,6 +149,7 @@ fn steps() -> Vec<Step> {
         cargo("loom", &["xtask", "loom", "proof::pieces::sharing"], 10),
         cargo("stateright", &["xtask", "stateright"], 10),
         step("rustdoc", doc),
+        step("miri-builds", miri),
     ]);
     steps.extend(checks::ALL.map(|check| step(check.name(), Work::Check(check))));
     steps.push(step("docs-run", Work::Docs));
