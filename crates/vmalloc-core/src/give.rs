@@ -17,7 +17,7 @@ use crate::lazy;
 use crate::machine::Machine;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, State, flags, next_generation};
-use crate::share::{Token, named, record_of};
+use crate::share::{self, Token, named, record_of};
 use crate::slots::slot_pages;
 use crate::tag::Owner;
 
@@ -86,9 +86,11 @@ pub(crate) fn take<M: Machine>(
 /// Says of what `context.me` has published that it is nobody's.
 pub(crate) fn disown_published<M: Machine>(context: &Context<'_, M>) {
     for area in Areas::new(context) {
-        let state = State::new(area.kind, area.owner, area.generation);
-        if state.is_published() && state.owner == Some(context.me) {
-            context.record(area.id.0 as usize).step(state, State { owner: None, ..state });
+        let record = context.record(area.id.0 as usize);
+        if area.kind != Kind::Live && area.owner == Some(context.me) {
+            lazy::disown(record, context.me);
+            // Whoever left it last may have met us, and left it to us.
+            share::reap(context, record);
         }
     }
 }

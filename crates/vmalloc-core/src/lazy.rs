@@ -32,6 +32,9 @@ use crate::units::PageRange;
 /// The most parked areas that `revive` looks at before it gives up.
 pub(crate) const LOOKS_MAX: usize = 64;
 
+/// How often an area is disowned that changes meanwhile: published, dying, parked, and then some.
+const DISOWNS: usize = 8;
+
 /// Areas with one of these are purged, and never given to whoever asks for pages of their shape. What
 /// `vmap` showed is taken back only to show the same frames (`engine/warm.rs`).
 pub(crate) const NEVER_REVIVED: u64 =
@@ -42,8 +45,11 @@ pub(crate) const NEVER_REVIVED: u64 =
 pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
     let (pages, flags) = (record.pages(), record.flags());
     let tally = context.tally();
-    // What others wrote is nobody's afterwards: whoever revives it zeroes it.
-    let owner = if from.kind == Kind::Live { from.owner } else { None };
+    // What others wrote is nobody's afterwards: whoever revives it zeroes it. What was frozen, in
+    // place, its maker alone has written.
+    let is_makers = from.kind == Kind::Live
+        || from.kind == Kind::Dying && M::IN_PLACE && flags & flags::OTHERS_WROTE == 0;
+    let owner = from.owner.filter(|_| is_makers);
     // Counted before it can be found, so that nobody counts it out before it is counted in.
     context.add_lazy(&tally, pages);
     if !record.step(from, State::new(Kind::Parked, owner, from.generation)) {
@@ -69,13 +75,16 @@ pub(crate) fn disown_all<M: Machine>(context: &Context<'_, M>, owner: Owner) {
     }
 }
 
-/// The same of one area.
+/// The same of one area, which may be published or dying still.
 pub(crate) fn disown(record: Record<'_>, owner: Owner) {
-    if let Some(state) = record.state()
-        && state.kind == Kind::Parked
-        && state.owner == Some(owner)
-    {
-        record.step(state, State { owner: None, ..state });
+    for _ in 0..DISOWNS {
+        let kinds = [Kind::Parked, Kind::Frozen, Kind::Shared, Kind::Dying];
+        let owned = |s: &State| kinds.contains(&s.kind) && s.owner == Some(owner);
+        let Some(state) = record.state().filter(owned) else { return };
+        if record.step(state, State { owner: None, ..state }) {
+            return;
+        }
+        // Another freed or parked it meanwhile: its owner may stand there still.
     }
 }
 

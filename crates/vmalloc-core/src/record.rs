@@ -104,6 +104,9 @@ pub mod flags {
     /// Filled in parts with the engine's frames, which go home with the area.
     pub const COMMIT: u64 = 1 << 32;
 
+    /// Was published for anyone attached to write.
+    pub const OTHERS_WROTE: u64 = 1 << 33;
+
     /// Shows frames that are somebody else's: the caller's, or another area's.
     pub const FOREIGN: u64 = VMAP | BORROWED;
 

@@ -153,10 +153,8 @@ fn recover_area<M: Machine>(
             found.detached += usize::from(presence.holds(dead, state.generation));
             presence.erase(dead);
             grow::recover(context, record, dead, state.generation);
-            if state.is_published() && state.owner == Some(dead) {
-                // So that it does not count as its successor's.
-                record.step(state, State { owner: None, ..state });
-            }
+            // So that it does not count as its successor's.
+            lazy::disown(record, dead);
             share::reap(context, record);
         }
         _ => {}

@@ -57,7 +57,8 @@ pub(crate) fn share<M: Machine>(
         return Err(stale);
     }
     commit_cells(context, id).map_err(ShareError::NoMetadata)?;
-    record.add_flags(flags::CELLS);
+    let written = if how == Publish::Shared { flags::OTHERS_WROTE } else { 0 };
+    record.add_flags(flags::CELLS | written);
     let presence = Presence::of(context.tables, record.id);
     presence.enter(context.me, generation);
     let kind = if how == Publish::Frozen { Kind::Frozen } else { Kind::Shared };

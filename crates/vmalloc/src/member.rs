@@ -24,6 +24,7 @@ use crate::os::life::LifeFile;
 use crate::trace::Op;
 use rustix::io::Errno;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vmalloc_core::{
@@ -49,6 +50,8 @@ pub(crate) struct Member {
     life: LifeFile,
     // Written on attach and detach: area → generation, handles of this process.
     attached: Mutex<HashMap<u32, Attached>>,
+    // Written once.
+    has_published: AtomicBool,
     // One thread at a time: a lock on a byte keeps other members out, not our own threads.
     recovering: Mutex<()>,
 }
@@ -78,9 +81,19 @@ impl Member {
         let life = LifeFile::of(ground.mapping.file()).map_err(JoinError::Os)?;
         let me = free_slot(&life, ground.shape.geometry.members)?;
         let (attached, recovering) = (Mutex::default(), Mutex::default());
+        let has_published = AtomicBool::new(false);
         let at_join = Recovered::default();
-        let mut member =
-            Member { ground, me, lazy_pages_max, at_join, fork, life, attached, recovering };
+        let mut member = Member {
+            ground,
+            me,
+            lazy_pages_max,
+            at_join,
+            fork,
+            life,
+            attached,
+            has_published,
+            recovering,
+        };
         if member.ground.header().member(me).is_active() {
             // Its last tenant died. With its lock and its number, what it was doing is ours.
             member.at_join += member.recover_one(me);
@@ -181,6 +194,9 @@ impl Member {
     ) -> Result<(Token, V), ShareError> {
         let mut attached = self.lock_attached();
         let token = self.engine().share(id, generation, how)?;
+        if !self.has_published.load(Ordering::Relaxed) {
+            self.has_published.store(true, Ordering::Relaxed);
+        }
         self.note_publish(id, generation, how);
         attached.insert(id.0, Attached { generation, handles: 1, at });
         Ok((token, turn_view()))
@@ -242,10 +258,11 @@ impl Drop for Member {
             // The last one turns off the light: what is parked serves nobody now.
             let _ = self.engine().purge();
         }
-        self.engine().leave();
-        if self.ground.header().quota_of(self.me).is_some() {
+        // What it published first: that may be parked meanwhile.
+        if self.has_published.load(Ordering::Relaxed) {
             self.engine().disown_published();
         }
+        self.engine().leave();
         let slot = self.ground.header().member(self.me);
         slot.leave();
         // What others gave us meanwhile: from here on they see that we are gone.

@@ -459,3 +459,72 @@ fn regress_a_pool_for_one_process_keeps_what_its_handles_show() {
     drop((frozen, shared, warm));
     assert_empty(&pool);
 }
+
+/// Goal: what was frozen goes warm to its maker, who alone has written it, and to nobody else; what
+/// others could write goes to its maker zeroed.
+/// Method: areas of one size, one at a time, so that each allocation takes the last one's pages.
+#[test]
+fn a_frozen_area_comes_back_to_its_maker_as_it_was_and_to_others_zeroed() {
+    let pool = Pool::create(16 * MIB).unwrap();
+    let filled = |byte: u8| {
+        let mut buf = pool.vmalloc(64 * KIB as usize).unwrap();
+        buf.fill(byte);
+        buf
+    };
+    let frozen = filled(1).freeze().unwrap();
+    let (at, token) = (frozen.as_ptr(), frozen.token());
+    let mut peer = Peer::of(&pool);
+    let key = peer.ok(&format!("attach {token}"));
+    frozen.free().unwrap();
+    peer.ok(&format!("drop {key}"));
+    let again = pool.vmalloc(64 * KIB as usize).unwrap();
+    assert!(again.as_ptr() == at, "other pages than the last ones");
+    assert!(again.iter().all(|&byte| byte == 1), "zeroed, though nobody else wrote it");
+    drop(again);
+
+    let frozen = filled(2).freeze().unwrap();
+    frozen.free().unwrap();
+    let key = peer.ok(&format!("vmalloc {}", 64 * KIB));
+    assert_eq!(peer.ok(&format!("read {key} 0")), "0", "another member's bytes");
+    peer.ok(&format!("drop {key}"));
+
+    let shared = filled(3).share().unwrap();
+    shared.free().unwrap();
+    let again = pool.vmalloc(64 * KIB as usize).unwrap();
+    assert!(again.iter().all(|&byte| byte == 0), "what another could have written");
+}
+
+/// Goal: whoever gets the number of a member that left, or was killed, gets nothing of what that one
+/// had frozen, whenever it is freed.
+/// Method: a peer freezes an area, and leaves or is killed; another takes its number; the area is
+/// freed, before or after that; the successor allocates as much.
+#[test]
+fn a_successor_sees_nothing_of_what_its_number_had_frozen() {
+    for is_killed in [false, true] {
+        for is_freed_before in [false, true] {
+            let pool = Pool::options().members(2).create(MIB).unwrap();
+            let mut first = Peer::of(&pool);
+            let key = first.ok(&format!("vmalloc {}", 64 * KIB));
+            first.ok(&format!("fill {key} 9"));
+            let token: Token = first.ok(&format!("freeze {key}")).parse().unwrap();
+            let here = pool.attach(&token).unwrap();
+            if is_freed_before {
+                pool.free(&token).unwrap();
+            }
+            if is_killed {
+                first.kill()
+            } else {
+                first.dismiss()
+            };
+            let mut second = Peer::of(&pool);
+            if !is_freed_before {
+                pool.free(&token).unwrap();
+            }
+            drop(here);
+            let key = second.ok(&format!("vmalloc {}", 64 * KIB));
+            let what = format!("killed: {is_killed}, freed before: {is_freed_before}");
+            assert_eq!(second.ok(&format!("read {key} 0")), "0", "{what}");
+            second.dismiss();
+        }
+    }
+}
