@@ -117,9 +117,11 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// [`AllocError`]; nothing was taken.
     pub fn vmalloc(&self, request: &Request) -> Result<Area, AllocError> {
         let plan = self.plan(request)?;
-        let revived = lazy::revive(&self.context, &plan);
-        if let Some(area) = revived.or_else(|| refit(&self.context, &plan, self.lazy_pages_low)) {
+        if let Some(area) = lazy::revive(&self.context, &plan) {
             return Ok(area); // counted there
+        }
+        if let Some(area) = refit(&self.context, &plan, self.lazy_pages_low) {
+            return Ok(area); // likewise
         }
         self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;

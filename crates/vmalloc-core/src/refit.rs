@@ -49,6 +49,7 @@ struct Near<'a> {
 
 /// Makes the parked area that is nearest to the planned size fit, if enough is parked, or too few
 /// frames are free for anything else. `None`: fresh frames, then.
+#[inline(never)] // it would only be in the way of what is warm
 pub(crate) fn refit<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> Option<Area> {
     let machine = &context.machine;
     if !machine.refits() || !plan.may_wait || !is_due(context, plan, low) || !machine.may_wait() {
