@@ -35,7 +35,7 @@ pub(crate) const ZONE_WORDS: usize = 8 + FIRST_BINS + FIRST_BINS * SECOND_BINS;
 pub(crate) const ZONES: usize = 2;
 const COUNTER_WORDS: usize = 8;
 /// Lanes a member has: its threads count each in one of its own, as long as there are enough.
-pub const LANES: usize = 8;
+pub const LANES: usize = crate::sync::lanes(8);
 /// Words of a lane: two cache lines.
 pub(crate) const LANE_WORDS: usize = 16;
 /// The word of a lane, behind its counters, that says what was parked last.

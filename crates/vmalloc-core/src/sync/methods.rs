@@ -30,7 +30,7 @@ macro_rules! changes {
 #[cfg(any(test, feature = "stepped", shuttle))]
 macro_rules! written {
     ($self:ident, $method:ident, $value:ident, $order:ident) => {
-        $self.write(|word| word.$method($value, $order)).unwrap_or_else(|was| was)
+        $self.write($order, |word| word.$method($value, $order)).unwrap_or_else(|was| was)
     };
 }
 

@@ -144,7 +144,7 @@ impl AtomicU64 {
     }
 
     /// One write, after others had their chance; the dead's has no effect and says it had.
-    fn write<R>(&self, write: impl FnOnce(&Plain) -> R) -> Result<R, u64> {
+    fn write<R>(&self, _: Ordering, write: impl FnOnce(&Plain) -> R) -> Result<R, u64> {
         self.switch();
         if step() { Ok(write(&self.value)) } else { Err(self.value.load(ORDER)) }
     }
@@ -155,7 +155,7 @@ impl AtomicU64 {
     }
 
     pub fn store(&self, value: u64, _order: Ordering) {
-        let _ = self.write(|word| word.store(value, ORDER));
+        let _ = self.write(ORDER, |word| word.store(value, ORDER));
     }
 
     pub fn compare_exchange(
@@ -165,7 +165,8 @@ impl AtomicU64 {
         _success: Ordering,
         _failure: Ordering,
     ) -> Result<u64, u64> {
-        self.write(|word| word.compare_exchange(current, new, ORDER, ORDER)).unwrap_or_else(Ok)
+        self.write(ORDER, |word| word.compare_exchange(current, new, ORDER, ORDER))
+            .unwrap_or_else(Ok)
     }
 
     loops!();
