@@ -182,9 +182,20 @@ const BENCH_CLIPPY: [&str; 7] =
     ["clippy", "--manifest-path", "bench/Cargo.toml", "--all-targets", "--", "-D", "warnings"];
 const BENCH_TESTS: [&str; 3] = ["test", "--manifest-path", "bench/Cargo.toml"];
 
-/// The simulation in short, and the planted bugs: on an engine that is built for it.
-const SIMULATE: [&str; 8] =
-    ["test", "--package", "vmalloc-sim", "--features", "simulate", "--lib", "--test", "simulate"];
+/// The simulation in short, the planted bugs, and the model of many CPUs: on an engine that is built
+/// for them.
+const SIMULATE: [&str; 10] = [
+    "test",
+    "--package",
+    "vmalloc-sim",
+    "--features",
+    "simulate,model",
+    "--lib",
+    "--test",
+    "simulate",
+    "--test",
+    "scale",
+];
 
 fn bare_args(target: &'static str) -> [&'static str; 7] {
     ["build", "--package", "vmalloc-core", "--package", "vmalloc-bare", "--target", target]

@@ -7,6 +7,7 @@ use crate::checks::Check;
 use crate::fuzz;
 use crate::kernel;
 use crate::miri;
+use crate::model;
 use crate::proof;
 use crate::publish;
 use crate::sanitizers;
@@ -36,6 +37,9 @@ pub enum Task {
     Bench(bench::Options),
     /// Run the engine under kills, faults and meetings that a seed chooses.
     Simulate(simulate::Options),
+    /// Model a machine of 128 CPUs and 1 TiB, and check the model against this one: 10 minutes; needs
+    /// valgrind.
+    Model(model::Options),
     /// Take the pictures of docs/img from real pools; needs tmux and chromium.
     Screenshots,
     /// Explore lock-free pieces in every order of steps with few preemptions, weak memory included:

@@ -11,7 +11,7 @@
 //!        │           └─ repo (the files) · source (Rust without comments) · markdown
 //!        ├▶ proof: loom, shuttle, stateright     simulate: kills and faults by seed
 //!        ├▶ fuzz · miri · sanitizers · tools: mutants, coverage; nightly: what these need
-//!        ├▶ bench · linux_peer: beside others, and beside Linux in one emulator
+//!        ├▶ bench · linux_peer: beside others, and beside Linux in one emulator     model: many CPUs
 //!        └▶ screenshots: pictures of real pools, for the documents
 //!
 //!   run: one child process, its output, a deadline     report: figures in a page, by who found them
@@ -32,6 +32,7 @@ mod kernel;
 mod linux_peer;
 mod markdown;
 mod miri;
+mod model;
 mod nightly;
 mod proof;
 mod publish;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         cli::Task::Kernel(options) => kernel::run(&root, &options),
         cli::Task::Bench(options) => bench::run(&root, &options),
         cli::Task::Simulate(options) => simulate::run(&root, &options),
+        cli::Task::Model(options) => model::run(&root, &options),
         cli::Task::Docs => docs_run::run_and_print(&root),
         cli::Task::Screenshots => screenshots::run(&root),
         cli::Task::Loom(options) => proof::run(&root, proof::Checker::Loom, &options),

@@ -20,7 +20,7 @@
 //! the answers ([`model`]). A machine comes in by implementing [`Subject`] and [`Host`].
 //!
 //! What it does not do: speculation, paging-structure caches, accessed and dirty bits, user
-//! mode, timing. A run that passes here says nothing about those.
+//! mode, timing (but for the feature `model`). A run that passes here says nothing about those.
 //!
 //! Without the feature `std` the suite alone is left, for kernels that have a heap.
 //!
@@ -104,6 +104,10 @@ pub mod in_place;
 
 #[cfg(feature = "simulate")]
 pub mod simulate;
+
+// A third one: nothing but CPUs and their cache lines.
+#[cfg(any(feature = "model", feature = "measure"))]
+pub mod scale;
 
 pub use conformance::{RULES, Rule};
 #[cfg(feature = "std")]
