@@ -235,6 +235,9 @@ mod tests {
         TOLD.with_borrow_mut(|told| told.push(access));
     }
 
+    /// A call of a word's method, and what is to be told of it.
+    type Case<'a> = (&'a dyn Fn(&AtomicU64), &'a [(Touch, Ordering)]);
+
     /// What `walk` told.
     fn told(walk: impl FnOnce()) -> Vec<Access> {
         with_watch(note, walk);
@@ -249,7 +252,7 @@ mod tests {
         use Touch::{Change, Fence, Load, Spin, Store};
         let words = [AtomicU64::new(7), AtomicU64::new(0)];
         let address = |i: usize| ptr::from_ref(&words[i]).addr();
-        let cases: &[(&dyn Fn(&AtomicU64), &[(Touch, Ordering)])] = &[
+        let cases: &[Case<'_>] = &[
             (&|word| _ = word.load(Acquire), &[(Load, Acquire)]),
             (&|word| word.store(1, Release), &[(Store, Release)]),
             (&|word| _ = word.swap(2, AcqRel), &[(Change, AcqRel)]),
