@@ -35,7 +35,7 @@ pub struct Options {
 /// What stateright takes, too: it is one model, and explored whole.
 #[derive(clap::Args, Default)]
 pub struct Output {
-    /// Write the results into this page, between its marks.
+    /// Write the results into this page, between its marks: `loom`, or `loom-NAME` for a part.
     #[arg(long, value_name = "PAGE")]
     report: Option<String>,
 }
@@ -53,6 +53,12 @@ impl Checker {
     fn command_line(self, name: Option<&str>) -> String {
         let name = name.map(|name| format!(" {name}"));
         format!("cargo xtask {}{}", self.name(), name.unwrap_or_default())
+    }
+
+    /// Between which marks of a page its results stand: those of a part between their own.
+    fn marks(self, name: Option<&str>) -> String {
+        let name = name.map(|name| format!("-{name}"));
+        format!("{}{}", self.name(), name.unwrap_or_default())
     }
 
     fn command(self, root: &Path, name: Option<&str>) -> Command {
@@ -99,7 +105,7 @@ fn check(root: &Path, checker: Checker, name: Option<&str>, output: &Output) -> 
         Some(page) => {
             let commit = report::commit(root, &["crates", "proof"]);
             let head = format!("`{}` at commit {commit}, {seconds} s:", checker.command_line(name));
-            report::write(root, page, checker.name(), &format!("{head}\n\n{table}"))
+            report::write(root, page, &checker.marks(name), &format!("{head}\n\n{table}"))
         }
         None => Ok(()),
     });
@@ -131,6 +137,8 @@ mod tests {
     fn the_command_is_told_with_its_filter() {
         assert_eq!(Checker::Loom.command_line(Some("lazy")), "cargo xtask loom lazy");
         assert_eq!(Checker::Stateright.command_line(None), "cargo xtask stateright");
+        assert_eq!(Checker::Loom.marks(Some("lazy")), "loom-lazy");
+        assert_eq!(Checker::Stateright.marks(None), "stateright");
     }
 
     /// Goal: results become a table, and what is no result is told. Method: heads that come again,

@@ -7,14 +7,17 @@
 //!                         by chance                                            crate::sync::scheduled
 //! ```
 //!
-//! The code is the engine's own; only its words are another's. Each scenario must pass as the engine is
+//! A piece that is a module of its own has its scenarios beside it, as `slab/proof.rs`; those of the
+//! engine are in `proof/pieces/`. The code is the engine's own; only its words are another's. Each scenario must pass as the engine is
 //! written and must *not* pass with a bug: orderings taken away, or one of [`crate::planted`].
 
 // The unit tests', too.
 pub(crate) mod machine;
 
 #[cfg(loom)]
-mod explore;
+pub(crate) mod explore;
+#[cfg(loom)]
+pub(crate) mod hardware;
 #[cfg(loom)]
 mod pieces;
 #[cfg(shuttle)]

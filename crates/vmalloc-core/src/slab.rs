@@ -39,6 +39,9 @@ mod occupancy;
 mod shape;
 mod table;
 
+#[cfg(loom)]
+mod proof;
+
 pub use check::CacheStats;
 pub use error::{AllocError, CacheError, FreeError, InUse, VerifyError};
 pub use object::{DirectAddr, Object};
@@ -53,7 +56,7 @@ use crate::shrink::Shrinker;
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::{PAGE_SHIFT, Pages};
 use magazine::{Magazines, Round, TRIES};
-use occupancy::{PutError, Record, Tag};
+use occupancy::{Closing, PutError, Record, Tag};
 use shape::Shape;
 
 /// A cache of objects of one size. All methods take `&self`: threads share it, or have copies.
@@ -274,13 +277,17 @@ impl<'a, F: Frames, R: Ram> KmemCache<'a, F, R> {
             if given >= want {
                 break;
             }
-            if let Some((record, tag)) = self.slab(slab)
-                && record.close(tag, self.shape.objects)
-            {
-                self.room.clear(slab);
-                self.slabs.take_back(tag.base, self.shape.order);
-                self.slabs.release_record(slab, record);
-                given.0 += self.shape.order.pages().0;
+            let Some((record, tag)) = self.slab(slab) else { continue };
+            match record.close(tag, self.shape.objects) {
+                Closing::Done => {
+                    self.room.clear(slab);
+                    self.slabs.take_back(tag.base, self.shape.order);
+                    self.slabs.release_record(slab, record);
+                    given.0 += self.shape.order.pages().0;
+                }
+                // Who looked at its closed words found no room, and has said so.
+                Closing::Undone => self.room.set(slab),
+                Closing::Refused => {}
             }
         }
         given

@@ -26,20 +26,20 @@ const EXECUTIONS_MAX: usize = 2_000_000;
 
 /// What is to be explored.
 #[derive(Clone, Copy)]
-pub(super) struct Scenario {
-    pub(super) name: &'static str,
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
     /// How often a thread may be stopped where it need not be. `None`: as often as it can.
-    pub(super) preemptions: Option<usize>,
+    pub(crate) preemptions: Option<usize>,
     /// What the scenario needs of `SeqCst`.
-    pub(super) needs: Sequential,
+    pub(crate) needs: Sequential,
     /// The bug that it must find.
-    pub(super) canary: Canary,
-    pub(super) body: fn(),
+    pub(crate) canary: Canary,
+    pub(crate) body: fn(),
 }
 
 /// A bug for a scenario to find.
 #[derive(Clone, Copy)]
-pub(super) enum Canary {
+pub(crate) enum Canary {
     /// All orderings taken away.
     Unordered,
     /// `SeqCst` is `AcqRel`: what the scenario is said to need more than.
@@ -58,7 +58,7 @@ enum Outcome {
 
 impl Scenario {
     /// Explores it, as it is and with its bug.
-    pub(super) fn run(self) {
+    pub(crate) fn run(self) {
         told::run(self.name, || self.run_quietly());
     }
 
@@ -163,10 +163,10 @@ impl Scenario {
 }
 
 /// What one thread does to what all share.
-pub(super) type Walk<W> = Box<dyn FnOnce(&W) + Send>;
+pub(crate) type Walk<W> = Box<dyn FnOnce(&W) + Send>;
 
-/// Runs the walks at once, the last of them on this thread.
-pub(super) fn race<W: Send + Sync + 'static>(
+/// Runs the walks at once, the last of them on this thread: loom begins with that one.
+pub(crate) fn race<W: Send + Sync + 'static>(
     world: &Arc<W>,
     words: impl Fn(&W) -> &[AtomicU64],
     mut walks: Vec<Walk<W>>,
@@ -181,6 +181,33 @@ pub(super) fn race<W: Send + Sync + 'static>(
         })
         .collect();
     last(world);
+    for thread in threads {
+        thread.join().expect("a thread that panics ends the execution");
+    }
+    explored::end(words(world));
+}
+
+/// Runs the walks at once, and each of them first in some executions.
+///
+/// Loom tries another order of two accesses where one of them changes a word and the *last* access
+/// before it was the other thread's. So it passes over a load behind which the writer has loaded the word
+/// itself, and a thread that loads and gives up is never tried late if it ran first.
+pub(crate) fn race_each_first<W: Send + Sync + 'static>(
+    world: &Arc<W>,
+    words: impl Fn(&W) -> &[AtomicU64],
+    walks: Vec<Walk<W>>,
+) {
+    let gate = Arc::new(::loom::sync::atomic::AtomicU64::new(0));
+    explored::begin(words(world));
+    let spawn = |walk: Walk<W>| {
+        let (world, gate) = (Arc::clone(world), Arc::clone(&gate));
+        ::loom::thread::spawn(move || {
+            // Relaxed: it orders nothing, but loom tries both orders of two changes.
+            gate.fetch_add(1, Ordering::Relaxed);
+            walk(&world);
+        })
+    };
+    let threads: Vec<_> = walks.into_iter().map(spawn).collect();
     for thread in threads {
         thread.join().expect("a thread that panics ends the execution");
     }

@@ -43,6 +43,17 @@ pub(super) struct Tag {
     pub(super) cache: u64,
 }
 
+/// What came of closing a slab.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Closing {
+    /// The slab is the caller's alone.
+    Done,
+    /// An object is owned, or somebody else is closing. All is as it was.
+    Refused,
+    /// The same, but words were closed for a while: whoever looked for room then found none.
+    Undone,
+}
+
 /// Why an object could not be put back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PutError {
@@ -166,16 +177,15 @@ impl<'a> Record<'a> {
         is_open(seen) && seen & bit != 0 && self.tag() == Some(tag)
     }
 
-    /// Closes all words, if no object is owned: the slab is the caller's alone then. `false`: one
-    /// is owned, or somebody else is closing; all is as it was.
-    pub(super) fn close(&self, tag: Tag, objects: usize) -> bool {
+    /// Closes all words, if no object is owned: the slab is the caller's alone then.
+    pub(super) fn close(&self, tag: Tag, objects: usize) -> Closing {
         for at in 1..=words_for(objects) {
             if !self.close_word(tag, at, objects) {
                 (1..at).for_each(|at| self.reopen_word(at, objects));
-                return false;
+                return if at == 1 { Closing::Refused } else { Closing::Undone };
             }
         }
-        true
+        Closing::Done
     }
 
     fn close_word(&self, tag: Tag, at: usize, objects: usize) -> bool {
@@ -280,10 +290,10 @@ mod tests {
     fn a_closed_word_gives_nothing() {
         let words = words();
         let record = slab(&words);
-        assert!(record.close(OURS, OBJECTS));
+        assert_eq!(record.close(OURS, OBJECTS), Closing::Done);
         assert_eq!(record.tag(), Some(OURS));
         assert!(record.take(OURS, OBJECTS).is_none() && !record.take_at(OURS, 50));
-        assert!(!record.close(OURS, OBJECTS), "nobody closes it a second time");
+        assert_eq!(record.close(OURS, OBJECTS), Closing::Refused, "nobody closes it twice");
         assert_eq!(record.put(OURS, 50), Err(PutError::NotOwned));
     }
 
@@ -294,14 +304,14 @@ mod tests {
     fn an_old_tag_opens_nothing() {
         let words = words();
         let record = slab(&words);
-        assert!(record.close(OURS, OBJECTS));
+        assert_eq!(record.close(OURS, OBJECTS), Closing::Done);
         record.release();
         assert!(record.hold());
         record.open(THEIRS, OBJECTS);
         assert!(record.take(OURS, OBJECTS).is_none() && !record.take_at(OURS, 50));
         assert_eq!(record.put(OURS, 0), Err(PutError::Gone));
         assert!(!record.is_owned(OURS, 0) && record.is_owned(THEIRS, 0));
-        assert!(!record.close(OURS, OBJECTS));
+        assert_eq!(record.close(OURS, OBJECTS), Closing::Refused);
     }
 
     /// Goal: a CAS prepared in one life of a slab fails in the next, though the bits are the same.
@@ -313,7 +323,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..4 {
             assert!(seen.insert(words[2].load(Ordering::Relaxed)));
-            assert!(record.close(OURS, OBJECTS));
+            assert_eq!(record.close(OURS, OBJECTS), Closing::Done);
             assert!(seen.insert(words[2].load(Ordering::Relaxed)));
             record.release();
             assert!(record.hold());
@@ -321,7 +331,8 @@ mod tests {
             assert_eq!(record.put(OURS, 0), Ok(false));
             // The third word has an owner, so the first two are opened again.
             assert!(seen.insert(words[2].load(Ordering::Relaxed)) && record.take_at(OURS, 99));
-            assert!(!record.close(OURS, OBJECTS) && record.put(OURS, 99) == Ok(false));
+            assert_eq!(record.close(OURS, OBJECTS), Closing::Undone);
+            assert_eq!(record.put(OURS, 99), Ok(false));
         }
         assert_eq!(record.owned(OBJECTS), 0);
     }

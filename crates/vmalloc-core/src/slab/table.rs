@@ -116,13 +116,25 @@ impl<'a, F: Frames, R: Ram> Slabs<'a, F, R> {
             return Err(CacheError::TooFewWords { needed, given });
         }
         words[..needed].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let table = Slabs::laid_out(words, extent, slabs, frames, ram);
+        (0..slabs).for_each(|slab| table.free.set(slab));
+        Ok(table)
+    }
+
+    /// The table that these words are, which are as many as needed.
+    pub(super) fn laid_out(
+        words: &'a [AtomicU64],
+        extent: Extent,
+        slabs: usize,
+        frames: &'a F,
+        ram: &'a R,
+    ) -> Self {
         let (header, words) = words.split_at(HEADER_WORDS);
         // Records before frames: what begins on a cache line stays on one.
         let (records, words) = words.split_at(slabs * RECORD_WORDS);
         let (tags, words) = words.split_at(extent.len.0 as usize);
         let free = BitTree::new(words, slabs);
-        (0..slabs).for_each(|slab| free.set(slab));
-        Ok(Slabs { frames, ram, extent, slabs, header, tags, free, records })
+        Slabs { frames, ram, extent, slabs, header, tags, free, records }
     }
 
     /// The frames that the table covers.
