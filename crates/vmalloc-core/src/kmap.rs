@@ -34,15 +34,21 @@ mod error;
 mod local;
 mod slot;
 
+#[cfg(loom)]
+mod proof;
+
 pub use error::{KmapError, KunmapError, MapLocalError, OutOfOrder, SetupError};
 pub use local::{KmapLocal, LocalMap};
 
 use crate::flush::{BATCH, Flushed, PendingFlush, unmap_run};
 use crate::platform::{MapError, Mapper, Prot, Tlb};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, tries};
 use crate::units::{Extent, PageRange, Pages, Pfn, Vpn};
 use agree::Seen;
 use slot::{COUNT_MAX, PFN_LIMIT, Slot};
+
+/// How many turns [`Kmap::flush_unused`] waits for the shootdowns of others before it gives up.
+const WAITS_MAX: usize = tries(1 << 16);
 
 /// A window of counted, permanent maps. All methods take `&self`: CPUs share it.
 ///
@@ -129,6 +135,10 @@ impl<'a, H> Kmap<'a, H> {
 
     fn unused(&self) -> Pages {
         self.count(|slot| matches!(slot, Slot::Live { count: 0, .. }))
+    }
+
+    fn flushing(&self) -> Pages {
+        self.count(|slot| slot == Slot::Purging)
     }
 
     fn count(&self, is_counted: impl Fn(Slot) -> bool) -> Pages {
@@ -225,22 +235,33 @@ impl<H: Mapper + Tlb> Kmap<'_, H> {
     }
 
     /// Unmaps every page that nobody uses, and shoots them down: once, or once each 64 runs. Returns
-    /// how many. Linux: `kmap_flush_unused`.
+    /// how many. Then no TLB shows a frame that was given up before the call, also where another CPU
+    /// has begun its shootdown, which is waited for. Linux: `kmap_flush_unused`.
     ///
     /// # Errors
     ///
-    /// [`KmapError::MayNotWait`]; nothing was unmapped.
+    /// [`KmapError::MayNotWait`]; nothing was unmapped. [`KmapError::Flushing`]: what nobody else
+    /// was shooting down is done.
     pub fn flush_unused(&self) -> Result<Pages, KmapError> {
-        let mut freed = Pages(0);
+        let (mut freed, mut waits) = (Pages(0), 0);
         loop {
+            // In this order: what another CPU withdraws in between is counted as being shot down.
             let unused = self.unused();
-            if unused.0 == 0 {
+            let flushing = self.flushing();
+            if unused.0 == 0 && flushing.0 == 0 {
                 return Ok(freed);
             }
             if !self.hardware.may_wait() {
                 return Err(KmapError::MayNotWait { unused });
             }
-            freed.0 += self.recycle().0;
+            if unused.0 > 0 {
+                freed.0 += self.recycle().0;
+            } else if waits == WAITS_MAX {
+                return Err(KmapError::Flushing { pages: flushing });
+            } else {
+                waits += 1;
+                self.hardware.wait_for_others();
+            }
         }
     }
 
@@ -336,7 +357,7 @@ impl<H: Mapper + Tlb> Kmap<'_, H> {
             return Ok(());
         }
         // In this order: what another CPU is shooting down now is free when we look again.
-        let flushing = self.count(|slot| slot == Slot::Purging);
+        let flushing = self.flushing();
         if self.count(|slot| slot == Slot::Free).0 > 0 {
             return Ok(());
         }

@@ -24,7 +24,8 @@ pub enum SetupError {
     },
 }
 
-/// Why [`super::Kmap::kmap`] failed. Nothing was mapped, and no count changed.
+/// Why [`super::Kmap::kmap`] or [`super::Kmap::flush_unused`] failed. Nothing was mapped, and no
+/// count changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum KmapError {
@@ -46,10 +47,17 @@ pub enum KmapError {
         flushing: Pages,
     },
     /// Every page shows a frame, and the `unused` ones cannot be shot down in a context that may
-    /// not wait. [`super::Kmap::flush_unused`], earlier and elsewhere, helps.
+    /// not wait. [`super::Kmap::flush_unused`], earlier and elsewhere, helps. From that call: they,
+    /// or pages that another CPU is shooting down, cannot be waited for here.
     MayNotWait {
         /// How many pages nobody uses.
         unused: Pages,
+    },
+    /// Another CPU is shooting down pages and has not ended. Their frames must not go to anybody
+    /// yet: call [`super::Kmap::flush_unused`] again.
+    Flushing {
+        /// How many pages.
+        pages: Pages,
     },
     /// The frame has as many users as can be counted.
     TooManyUsers {
@@ -129,6 +137,9 @@ impl fmt::Display for KmapError {
             ),
             KmapError::MayNotWait { unused } => {
                 write!(f, "{unused} unused, but this context may not wait for a shootdown")
+            }
+            KmapError::Flushing { pages } => {
+                write!(f, "{pages} that another CPU is shooting down are not free yet")
             }
             KmapError::TooManyUsers { pfn, count } => write!(f, "{pfn} has {count} users already"),
             KmapError::Map(e) => write!(f, "{e}"),

@@ -80,6 +80,18 @@ fn a_proposal_of_a_cpu_that_stopped_is_decided_by_whoever_comes() {
     });
 }
 
+/// Goal: a frame is not said to be out of reach while another CPU has its page unmapped and not yet
+/// shot down. Method: the word of such a page; the other CPU ends; the same call again.
+#[test]
+fn regress_flush_unused_waits_for_the_shootdowns_of_others() {
+    with_kmap(2, |kmap| {
+        assert!(kmap.step(1, Slot::Free, Slot::Purging));
+        assert_eq!(kmap.flush_unused(), Err(KmapError::Flushing { pages: Pages(1) }));
+        assert!(kmap.step(1, Slot::Purging, Slot::Free));
+        assert_eq!(kmap.flush_unused(), Ok(Pages(0)));
+    });
+}
+
 /// Goal: of two proposals one stands, whoever decides. Method: two words for a frame; each is
 /// decided first in turn; the later on the way has gone, and only one page is mapped.
 #[test]
