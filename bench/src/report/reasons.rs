@@ -63,11 +63,10 @@ const REASONS: &[(&str, &str, &str)] = &[
         "Of random sizes an exact fit is seldom parked: the nearest area is made longer or shorter, and what \
          it gives back or takes is about half a MiB a step; mimalloc takes next to none. By `perf` more than \
          half of the CPU time is the kernel's zeroing of such pages, and a fifth the writing that is \
-         measured. Where huge pages are to be had by hand only (`shmem_enabled=never`), a commit of 2 MiB and \
-         more waits for the LRU work of all CPUs besides, which takes long where they are busy. Tried, in a \
-         model of it: as much parked as is in use before areas are made to fit, instead of half of it: a \
-         fifth more at the peak for a third less to commit; only sizes within a half or a quarter: more at \
-         the peak, no less to commit. Not built: frames that stay with a shorter area, behind its guard.",
+         measured. Tried, in a model of it: as much parked as is in use before areas are made to fit, instead \
+         of half of it: a fifth more at the peak for a third less to commit; only sizes within a half or a \
+         quarter: more at the peak, about as much to commit. Not built: frames that stay with a shorter \
+         area, behind its guard.",
     ),
     (
         "heaps/random-peak/",

@@ -109,8 +109,9 @@ impl<'a, M: Machine> Engine<'a, M> {
 
     /// Allocates memory that is contiguous in the window, out of frames that need not be.
     ///
-    /// Revives a parked area of the same shape if there is one; else takes a slot, frames for it,
-    /// and maps them. Purges and tries again if there is no room and waiting is allowed.
+    /// Revives a parked area of the same shape if there is one; in place, once much is parked, makes
+    /// one of about the same size fit; else takes a slot, frames for it, and maps them. Purges and
+    /// tries again if there is no room and waiting is allowed.
     ///
     /// # Errors
     ///

@@ -12,8 +12,9 @@
 //!
 //! There is no list to tear: the state word says PARKED, a bit a slot and a tree a class say
 //! where to look. Invariants: a parked area is in nobody's use; its frames are free to no one.
-//! Neighbours: [`crate::purge`] empties it. Linux: `purge_vmap_area_root` and the size pools; it
-//! keeps addresses only, and gives the frames away before the flush.
+//! Neighbours: [`crate::purge`] empties it, [`crate::refit`] gives its areas other sizes. Linux:
+//! `purge_vmap_area_root` and the size pools; it keeps addresses only, and gives the frames away
+//! before the flush.
 
 use crate::class::{CLASSES, Class, SLOTS_MAX, granules_for};
 use crate::context::Context;
