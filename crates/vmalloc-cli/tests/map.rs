@@ -12,7 +12,8 @@ fn map_of_a_pool_is_drawn_in_letters_svg_and_html() {
     let token = place.put(&noise(300_000, 1));
     place.put(&noise(5000, 2));
     let shown = text(vmalloc(&["map", place.str()]));
-    assert!(shown.contains("A 0x0 296 KiB, 1 run  frozen, of member 1"), "{shown}");
+    // Nobody's: its maker has left.
+    assert!(shown.contains("A 0x0 296 KiB, 1 run  frozen, asked for by put"), "{shown}");
     assert!(shown.contains("extents of the pool's file"), "nobody has it mapped: {shown}");
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
 
