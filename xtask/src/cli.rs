@@ -8,6 +8,7 @@ use crate::fuzz;
 use crate::kernel;
 use crate::miri;
 use crate::model;
+use crate::mutants;
 use crate::proof;
 use crate::publish;
 use crate::sanitizers;
@@ -61,9 +62,9 @@ pub enum Task {
     /// and a bug that it must find; needs nightly.
     Tsan(sanitizers::Options),
     /// Change the engine, bit by bit, and see which changes no test notices; needs cargo-mutants.
-    Mutants(tools::Mutants),
+    Mutants(mutants::Options),
     /// Which lines the tests reach, a crate a row; needs cargo-llvm-cov.
-    Coverage,
+    Coverage(tools::Coverage),
     /// Run the commands that the documents show, but those marked as not run, as a reader would; 90
     /// seconds at most.
     Docs,

@@ -10,7 +10,7 @@
 //!        │    └─ checks: imports · unsafe-places · docs · parity · tidy
 //!        │           └─ repo (the files) · source (Rust without comments) · markdown
 //!        ├▶ proof: loom, shuttle, stateright     simulate: kills and faults by seed
-//!        ├▶ fuzz · miri · sanitizers · tools: mutants, coverage; nightly: what these need
+//!        ├▶ fuzz · miri · sanitizers · mutants · tools: coverage; nightly: what these need
 //!        ├▶ bench · linux_peer: beside others, and beside Linux in one emulator     model: many CPUs
 //!        └▶ screenshots: pictures of real pools, for the documents
 //!
@@ -33,6 +33,7 @@ mod linux_peer;
 mod markdown;
 mod miri;
 mod model;
+mod mutants;
 mod nightly;
 mod proof;
 mod publish;
@@ -67,8 +68,8 @@ fn main() -> ExitCode {
         cli::Task::Miri(options) => miri::run(&root, &options),
         cli::Task::Asan(options) => sanitizers::run(&root, &sanitizers::ADDRESS, &options),
         cli::Task::Tsan(options) => sanitizers::run(&root, &sanitizers::THREAD, &options),
-        cli::Task::Mutants(options) => tools::mutants(&root, &options),
-        cli::Task::Coverage => tools::coverage(&root),
+        cli::Task::Mutants(options) => mutants::run(&root, &options),
+        cli::Task::Coverage(options) => tools::coverage(&root, &options),
         cli::Task::Publish(options) => publish::run(&root, &options),
         cli::Task::Check { name: Some(check) } => checks::run_and_print(check, &root),
         cli::Task::Check { name: None } => {

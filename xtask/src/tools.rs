@@ -1,19 +1,24 @@
-//! Tools that others made, over our tests: mutants, coverage. ([`crate::miri`] and [`crate::sanitizers`] are apart.)
+//! Tools that others made, over our tests: coverage. ([`crate::mutants`], [`crate::miri`] and
+//! [`crate::sanitizers`] are apart.)
 //!
 //! Each is a command with its needs ([`crate::nightly`]) and the time that it takes; none is a step
 //! of CI. What each is run over, and why the rest is left out, stands here, and in
 //! `docs/testing.md`.
 
 use crate::nightly::{self, Need};
-use crate::run;
 use crate::suite::passed_in;
+use crate::{report, run};
 use clap::Args;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that one of them may take: an hour, on a machine with other work.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// How many cases each property test tries: they run often, or without optimisation.
+const CASES: &str = "8";
 
 /// Runs `command` to its end. How many tests passed; and whether it said `word`, if there is one.
 pub fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bool) {
@@ -31,90 +36,116 @@ pub fn listen(command: &Command, word: Option<&str>) -> (Result<u64, String>, bo
     }
 }
 
-/// What `cargo xtask mutants` takes.
+/// What `cargo xtask coverage` takes.
 #[derive(Args)]
-pub struct Mutants {
-    /// Only mutants of these files of the engine: `record`, `lazy`, `frames/claim`; without any, of
-    /// all of it, which takes a day.
-    files: Vec<String>,
-    /// The part `k` of `n`, as `0/8`.
-    #[arg(long)]
-    shard: Option<String>,
+pub struct Coverage {
+    /// Only the tests of these packages; without any, of all.
+    packages: Vec<String>,
+    /// Write the tables into this page, between its marks.
+    #[arg(long, value_name = "PAGE")]
+    report: Option<String>,
 }
 
-/// The tests that a mutant has to pass: the quickest that reach most of the engine.
-const MUTANTS_TESTS: &str = "--lib --test conformance --test model --test care --test resize \
-                             --test recover --test each_step_fails --test suite_in_place";
+/// How many of the files that the tests reach least are named.
+const LEAST: usize = 10;
 
-/// Mutants of the engine. Whether all were caught; what was not is printed by the tool.
-pub fn mutants(root: &Path, options: &Mutants) -> bool {
-    if !nightly::are_there("mutants", &[Need::AddOn("mutants")]) {
+/// Lines that the tests reach, by crate, and the files of which they reach least.
+pub fn coverage(root: &Path, options: &Coverage) -> bool {
+    if !nightly::are_there("coverage", &[Need::AddOn("llvm-cov")]) {
         return false;
     }
-    let mut command = run::cargo();
-    command.args(["mutants", "--package", "vmalloc-core", "--no-shuffle", "--colors", "never"]);
-    // The tool's own look at the tree without a mutant knows the engine's package alone.
-    command.args(["--test-package", "vmalloc-core,vmalloc-sim", "--baseline", "skip"]);
-    command.args(["--timeout", "120", "--build-timeout", "600", "--output"]);
-    let out = run::target_dir(root).join("mutants");
-    command.arg(&out).current_dir(root).env("PROPTEST_CASES", "32");
-    for file in &options.files {
-        command.args(["--file", &format!("crates/vmalloc-core/src/{file}.rs")]);
-    }
-    if let Some(shard) = &options.shard {
-        command.args(["--shard", shard]);
-    }
-    command.arg("--").args(MUTANTS_TESTS.split_whitespace());
-    let ended = std::fs::create_dir_all(&out)
-        .map_err(|e| e.to_string())
-        .and_then(|()| run::run(&mut command, 24 * LIMIT));
-    if let Err(why) = &ended {
-        println!("mutants: {why}");
-    }
-    ended.is_ok()
-}
-
-/// Lines that the tests reach, by crate.
-pub fn coverage(root: &Path) -> bool {
-    let needs = [Need::AddOn("llvm-cov"), Need::Stable("llvm-tools")];
-    if !nightly::are_there("coverage", &needs) {
-        return false;
-    }
-    let mut command = run::cargo();
-    command.args(["llvm-cov", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
-    command.args(["--ignore-run-fail", "--json", "--summary-only"]).current_dir(root);
-    let Some(json) = run::capture(&mut command, 2 * LIMIT) else {
-        println!("coverage: `cargo llvm-cov` failed: run it by hand to see why");
-        return false;
+    let Some(tools) = llvm_tools() else {
+        return nightly::are_there("coverage", &[Need::Stable("llvm-tools")]);
     };
-    let table = table(&json, root);
-    match &table {
-        Ok(table) => print!("{table}"),
-        Err(why) => println!("coverage: {why}"),
+    // Two steps, so that what was reached is told though a test failed or did not end.
+    let start = Instant::now();
+    let mut tests = run::cargo();
+    tests.args(["llvm-cov", "--no-report", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    match &options.packages[..] {
+        [] => _ = tests.arg("--workspace"),
+        some => some.iter().for_each(|name| _ = tests.args(["--package", name])),
     }
-    table.is_ok()
+    tests.current_dir(root).env("PROPTEST_CASES", CASES).envs(tools.clone());
+    let (passed, _) = listen(&tests, None);
+    let seconds = start.elapsed().as_secs();
+    let result = match &passed {
+        Ok(passed) => format!("{passed} tests passed"),
+        Err(why) => format!("**not all tests passed: {why}**"),
+    };
+
+    let mut report = run::cargo();
+    report.args(["llvm-cov", "report", "--json", "--summary-only"]).current_dir(root).envs(tools);
+    let tables = run::capture(&mut report, LIMIT)
+        .ok_or("`cargo llvm-cov report` failed: run it by hand to see why".to_owned())
+        .and_then(|json| tables(&json, root));
+    let told = tables.and_then(|tables| {
+        let words = [&["cargo xtask coverage".to_owned()], &options.packages[..]].concat();
+        let commit = report::commit(root, &["crates", "xtask"]);
+        let head = format!("`{}` at commit {commit}, {seconds} s: {result}.", words.join(" "));
+        println!("\n{head}\n\n{tables}");
+        let Some(page) = &options.report else { return Ok(()) };
+        report::write(root, page, "coverage", &format!("{head}\n\n{tables}"))
+    });
+    if let Err(why) = &told {
+        println!("coverage: {why}");
+    }
+    told.is_ok() && passed.is_ok()
 }
 
-/// The crates' rows, as Markdown, of what llvm-cov exports.
-fn table(json: &str, root: &Path) -> Result<String, String> {
+/// Where cargo-llvm-cov finds LLVM's own tools, if it has to be told: those of nightly do as well,
+/// and Miri's user has them.
+fn llvm_tools() -> Option<Vec<(&'static str, PathBuf)>> {
+    if Need::Stable("llvm-tools").is_there() {
+        return Some(Vec::new());
+    }
+    let mut rustc = Command::new("rustc");
+    rustc.args(["+nightly", "--print", "target-libdir"]).env_remove("RUSTUP_TOOLCHAIN");
+    let folder = run::capture(&mut rustc, LIMIT)?;
+    let folder = Path::new(folder.trim()).parent()?.join("bin");
+    let tools = [("LLVM_COV", "llvm-cov"), ("LLVM_PROFDATA", "llvm-profdata")];
+    let tools = tools.map(|(variable, name)| (variable, folder.join(name)));
+    tools.iter().all(|(_, path)| path.exists()).then(|| tools.into())
+}
+
+/// How much of something is reached: lines reached, and all.
+#[derive(Clone, Copy, Default)]
+struct Reached {
+    covered: u64,
+    count: u64,
+}
+
+impl Reached {
+    fn percent(self) -> f64 {
+        100.0 * self.covered as f64 / self.count.max(1) as f64
+    }
+}
+
+/// The crates' rows, as Markdown, of what llvm-cov exports; and the rows of the files.
+fn tables(json: &str, root: &Path) -> Result<String, String> {
     let export: serde_json::Value = serde_json::from_str(json).map_err(|e| e.to_string())?;
     let files = export["data"][0]["files"].as_array().ok_or("it exported no files")?;
-    let mut crates: std::collections::BTreeMap<String, (u64, u64)> = Default::default();
+    let mut crates: BTreeMap<String, Reached> = BTreeMap::new();
+    let mut least = Vec::new();
     for file in files {
         let path = Path::new(file["filename"].as_str().unwrap_or_default());
         let path = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
         let Some((package, _)) = path.split_once("/src/") else { continue };
-        let lines = &file["summary"]["lines"];
+        let number = |name: &str| file["summary"]["lines"][name].as_u64().unwrap_or(0);
+        let lines = Reached { covered: number("covered"), count: number("count") };
         let sums = crates.entry(package.to_owned()).or_default();
-        sums.0 += lines["covered"].as_u64().unwrap_or(0);
-        sums.1 += lines["count"].as_u64().unwrap_or(0);
+        sums.covered += lines.covered;
+        sums.count += lines.count;
+        least.push((path, lines));
     }
-    let mut table = String::from("| crate | lines | reached |\n|---|---|---|\n");
-    for (name, (covered, count)) in crates {
-        let share = 100.0 * covered as f64 / count.max(1) as f64;
-        table += &format!("| `{name}` | {count} | {share:.1} % |\n");
-    }
-    Ok(table)
+    least.sort_by(|(_, a), (_, b)| a.percent().total_cmp(&b.percent()));
+    least.truncate(LEAST);
+    let row = |(name, lines): (String, Reached)| {
+        format!("| `{name}` | {} | {:.1} % |\n", lines.count, lines.percent())
+    };
+    let head = |what: &str| format!("| {what} | lines | reached |\n|---|---|---|\n");
+    let crates: String = crates.into_iter().map(row).collect();
+    let least: String = least.into_iter().map(row).collect();
+    Ok(format!("{}{crates}\n{}{least}", head("crate"), head("least reached")))
 }
 
 #[cfg(test)]
@@ -135,16 +166,23 @@ mod tests {
         assert!(ended.is_err() && heard);
     }
 
-    /// Goal: the table of coverage adds the files of a crate up.
+    /// Goal: coverage adds the files of a crate up, and names the file that is reached least first.
     #[test]
-    fn coverage_is_added_up_by_crate() {
+    fn coverage_is_added_up_by_crate_and_the_least_reached_file_comes_first() {
         let file = |name: &str, covered: u64| {
             format!(
                 r#"{{"filename":"/r/crates/a/src/{name}","summary":{{"lines":{{"covered":{covered},"count":10}}}}}}"#
             )
         };
         let json = format!(r#"{{"data":[{{"files":[{},{}]}}]}}"#, file("x.rs", 9), file("y.rs", 6));
-        let table = table(&json, Path::new("/r")).unwrap();
-        assert!(table.ends_with("| `crates/a` | 20 | 75.0 % |\n"), "{table}");
+        let told = tables(&json, Path::new("/r")).unwrap();
+        let (crates, files) = told.split_once("\n\n").unwrap();
+        assert!(crates.ends_with("| `crates/a` | 20 | 75.0 % |"), "{crates}");
+        assert!(
+            files.ends_with(
+                "| `crates/a/src/y.rs` | 10 | 60.0 % |\n| `crates/a/src/x.rs` | 10 | 90.0 % |\n"
+            ),
+            "{files}"
+        );
     }
 }

@@ -146,3 +146,80 @@ impl Tag {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::MEMBERS_MAX;
+
+    fn classes() -> impl Iterator<Item = Class> {
+        (0..SLOT_CLASSES).filter_map(Class::from_index)
+    }
+
+    fn owners() -> impl Iterator<Item = Owner> {
+        (1..=MEMBERS_MAX).filter_map(Owner::new)
+    }
+
+    /// Goal: each tag is read as it was written, with the largest and the smallest of what it holds.
+    #[test]
+    fn each_tag_is_read_as_it_was_written() {
+        let numbers = [0, 1, 2, 0xff, 0x1_0000, u32::MAX as usize];
+        let read = |tag: Tag| assert_eq!(Tag::decode(tag.encode()), Some(tag));
+        read(Tag::Free);
+        classes().for_each(|class| read(Tag::Chunk(class)));
+        numbers.iter().for_each(|&granules| read(Tag::Solo { granules }));
+        for owner in owners() {
+            read(Tag::Held(owner));
+            for number in numbers {
+                read(Tag::Body { head: number, owner });
+                read(Tag::Drain { owner, granules: number, class: None });
+                classes().for_each(|class| {
+                    read(Tag::Drain { owner, granules: number, class: Some(class) });
+                });
+            }
+        }
+    }
+
+    /// Goal: members are numbered from 1 to the last, and no other number is one.
+    #[test]
+    fn members_are_numbered_from_1_on() {
+        assert_eq!((Owner::new(0), Owner::new(MEMBERS_MAX + 1)), (None, None));
+        assert_eq!(owners().map(Owner::number).sum::<usize>(), MEMBERS_MAX * (MEMBERS_MAX + 1) / 2);
+    }
+
+    /// Goal: a word of no kind, of a member that cannot be, or of a class without slots is no tag.
+    #[test]
+    fn a_word_that_we_never_write_is_no_tag() {
+        for bits in (0..=0xffff_u64).filter(|bits| bits & 0xff > DRAIN) {
+            assert_eq!(Tag::decode(bits), None, "{bits:#x}");
+        }
+        let nobody = MEMBERS_MAX as u64 + 1;
+        for owner in [0, nobody, 0xff] {
+            for kind in [HELD, BODY, DRAIN] {
+                assert_eq!(Tag::decode(word(kind, owner, NO_CLASS, 1)), None, "{kind} {owner}");
+            }
+        }
+        for class in [SLOT_CLASSES as u64, SLOT_CLASSES as u64 + 1, NO_CLASS] {
+            assert_eq!(Tag::decode(word(CHUNK, 0, class, 0)), None, "{class}");
+            let drain = Tag::decode(word(DRAIN, 1, class, 7));
+            let solo = Tag::Drain { owner: Owner::FIRST, granules: 7, class: None };
+            assert_eq!(drain, (class == NO_CLASS).then_some(solo));
+        }
+    }
+
+    /// Goal: what is being given back is still found as what it was, and only heads in use have a length.
+    #[test]
+    fn what_is_given_back_is_found_as_what_it_was() {
+        let owner = Owner::FIRST;
+        for class in classes() {
+            let drain = Tag::Drain { owner, granules: class.chunk_granules(), class: Some(class) };
+            assert_eq!(drain.settled(), Tag::Chunk(class));
+            assert_eq!(drain.settled().granules(), Some(class.chunk_granules()));
+        }
+        let drain = Tag::Drain { owner, granules: 9, class: None };
+        assert_eq!((drain.granules(), drain.settled().granules()), (None, Some(9)));
+        for tag in [Tag::Free, Tag::Held(owner), Tag::Body { head: 3, owner }] {
+            assert_eq!((tag.settled(), tag.granules()), (tag, None));
+        }
+    }
+}
