@@ -8,7 +8,9 @@ use crate::index::Index;
 use crate::layout::ZONES;
 use crate::proof::machine::{InPlace, Pool, owner};
 use crate::sync::{AtomicU64, Ordering, stepped};
-use crate::{Area, Engine, Geometry, Kind, Pages, Prot, Publish, Request, Tables, Token};
+use crate::{
+    Area, Engine, Geometry, Kind, Pages, Prot, Publish, Recovered, Request, Tables, Token,
+};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -160,6 +162,18 @@ fn wind_up(pool: &Pool, when: &str) {
     // The index agrees: it finds the window in one piece.
     let all = Pages(GEOMETRY.pages().0.min(CAPACITY.0) - 1);
     assert!(survivor.vmalloc(&bytes(all.0)).is_ok(), "{when}: no hole of {all}");
+}
+
+/// Goal: recovery tells what was the dead member's and what it was attached to, and nothing a second
+/// time. Method: it has two areas and is attached to two of three that are shared.
+#[test]
+fn recovery_tells_what_it_found_and_tells_it_once() {
+    let pool = new_pool();
+    prepare(&pool);
+    let survivor = pool.engine(SURVIVOR);
+    let found = survivor.recover(owner(DEAD));
+    assert_eq!(found, Recovered { areas: 2, detached: 2, granules: 0 });
+    assert_eq!(survivor.recover(owner(DEAD)), Recovered::default());
 }
 
 #[test]
