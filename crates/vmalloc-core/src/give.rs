@@ -104,3 +104,66 @@ pub(crate) fn decline_all<M: Machine>(context: &Context<'_, M>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::proof::machine::{Pool, owner};
+    use crate::sync::AtomicU64;
+    use crate::{Geometry, Request};
+
+    const GEOMETRY: Geometry =
+        Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
+
+    fn pool() -> Pool {
+        Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Goal: a gift is taken back while it lies there, by the name it was given under, and then is
+    /// the giver's as before; not once somebody has taken it.
+    #[test]
+    fn a_gift_is_taken_back_until_somebody_has_it() {
+        let pool = pool();
+        let (giver, other) = (pool.engine(1), pool.engine(2));
+        let area = giver.vmalloc(&Request::bytes(4096)).unwrap();
+        let token = giver.give(area.id, area.generation, Some(owner(2))).unwrap();
+        let refused = pool.engine(3).take(&token);
+        assert_eq!(refused, Err(AttachError::NotYours { to: owner(2) }));
+        assert!(!giver.take_back(&token, None), "it was given to one member");
+        assert!(giver.take_back(&token, Some(owner(2))));
+        assert_eq!(giver.find(area.addr()), Some(area), "as before");
+        let token = giver.give(area.id, area.generation, None).unwrap();
+        let taken = other.take(&token).unwrap();
+        assert!(!giver.take_back(&token, None), "somebody has it");
+        assert_eq!(giver.find(area.addr()), Some(taken));
+    }
+
+    /// Goal: who leaves parks what was given to it by name, and nothing of others; and what it has
+    /// published is nobody's then, while its own and others' areas stay as they are.
+    #[test]
+    fn who_leaves_declines_its_gifts_and_disowns_what_it_published() {
+        let pool = pool();
+        let (one, two) = (pool.engine(1), pool.engine(2));
+        let area = |engine: &crate::Engine<'_, _>| engine.vmalloc(&Request::bytes(4096)).unwrap();
+        let gifts = [Some(owner(2)), Some(owner(3)), None].map(|to| {
+            let area = area(&one);
+            one.give(area.id, area.generation, to).unwrap().area
+        });
+        let shared = [&one, &two].map(|engine| {
+            let area = area(engine);
+            engine.share(area.id, area.generation, crate::Publish::Shared).unwrap().area
+        });
+        let own = area(&two);
+        two.decline_gifts();
+        two.disown_published();
+        let now = |id: AreaId| {
+            let area = one.areas().find(|area| area.id == id).unwrap();
+            (area.kind, area.owner)
+        };
+        assert_eq!(gifts.map(|id| now(id).0), [Kind::Parked, Kind::Given, Kind::Given]);
+        assert_eq!(shared.map(now), [(Kind::Shared, Some(owner(1))), (Kind::Shared, None)]);
+        assert_eq!(now(own.id), (Kind::Live, Some(owner(2))));
+    }
+}
