@@ -23,7 +23,7 @@ const RUN: Duration = Duration::from_secs(30 * 60);
 /// Lanes to try instead of the engine's: twice as many, and one for each CPU beside the shared one.
 const LANES: [&str; 2] = ["16", "129"];
 /// Workloads whose rows are told for these.
-const ROWS: [&str; 3] = ["pair", "mixed", "purge"];
+const ROWS: [&str; 2] = ["pair", "purge"];
 /// Workloads whose instructions are counted.
 const WORK: [&str; 5] = ["pair", "pair-one-lane", "mixed", "find", "purge"];
 /// Turns whose instructions are counted, once more than the turns that are taken off.
