@@ -31,6 +31,8 @@ const HEAD_MARK: u64 = 1 << 32;
 const TAIL_MARK: u64 = 2 << 32;
 /// How often the lock is tried: some 100 µs, far longer than any holder needs.
 const SPINS: usize = 4096;
+/// How many runs of a bin are looked at for the lowest: what is taken low leaves long runs high up.
+const LOOKS: usize = 16;
 
 /// A zone's index. All methods but [`Index::lock`] and [`Index::mark_stale`] need the lock.
 pub(crate) struct Index<'a> {
@@ -107,11 +109,11 @@ impl Locked<'_> {
     /// Finds `len` free granules of which the first, counted from `phase`, is a multiple of
     /// `align`; returns it, or `None` if no run holds them.
     ///
-    /// Takes the first run of a bin where every run is long enough, or else searches every run
+    /// Takes a low run of the first bin where every run is long enough, or else searches every run
     /// that might be: exact.
     pub(crate) fn find(&self, len: usize, align: usize, phase: usize) -> Option<usize> {
         let sure = len.checked_add(align - 1)?;
-        if let Some(run) = self.first_run_from(bin_at_least(sure)) {
+        if let Some(run) = self.low_run_from(bin_at_least(sure)) {
             return Some(align_up(run.start, align, phase)).filter(|at| at + len <= run.end);
         }
         let mut bin = Some(bin_of(len));
@@ -253,9 +255,11 @@ impl Locked<'_> {
         }
     }
 
-    fn first_run_from(&self, bin: usize) -> Option<Range<usize>> {
-        let bin = self.next_bin(bin)?;
-        self.run_at(self.head(bin)?)
+    /// A run of the first bin from `bin` on that is not empty: the lowest of those looked at.
+    fn low_run_from(&self, bin: usize) -> Option<Range<usize>> {
+        let first = self.head(self.next_bin(bin)?)?;
+        let run = core::iter::successors(Some(first), |at| self.next(*at));
+        self.run_at(run.take(LOOKS).min()?)
     }
 
     /// The first bin from `bin` on that is not empty.
