@@ -13,6 +13,7 @@
 //!
 //! Linux: the size pools of `vmap_node`, which hold whole-size matches only.
 
+use crate::layout::LANES;
 use crate::units::Pages;
 
 /// log2 of the pages in a granule.
@@ -105,6 +106,7 @@ impl Class {
 
     /// Its number, below [`CLASSES`].
     #[must_use]
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -155,6 +157,19 @@ impl Class {
         usize::from(SLOTS[self.index()])
     }
 
+    /// The slot of a chunk at which lane `lane` begins: 0, in the middle, at a quarter, at three
+    /// quarters, and so on by the lane's number backwards.
+    ///
+    /// # Panics
+    ///
+    /// If the class is solo.
+    #[must_use]
+    #[inline]
+    pub fn first_slot(self, lane: usize) -> usize {
+        let backwards = (lane % LANES).reverse_bits() >> (usize::BITS - LANES.ilog2());
+        backwards * self.slots() / LANES
+    }
+
     /// The bits of the slots whose first page is a multiple of `align` pages, in a chunk that
     /// starts at a multiple of it.
     #[must_use]
@@ -178,7 +193,10 @@ pub const fn granules_for(span: Pages) -> usize {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use std::vec::Vec;
 
     /// Goal: a slot holds its area and guard, and wastes at most a quarter of the area.
     /// Method: every page count up to the largest class.
@@ -203,6 +221,25 @@ mod tests {
             assert!((7..=64).contains(&class.slots()), "{class:?}: {}", class.slots());
             let used = class.slots() as u64 * class.stride().0;
             assert!(used <= class.chunk_granules() as u64 * GRANULE_PAGES);
+        }
+    }
+
+    /// Goal: no two lanes begin side by side, and the first two as far apart as can be.
+    /// Method: every class with room for it; the distances also around the end.
+    #[test]
+    fn lanes_begin_far_apart_in_a_chunk() {
+        for class in (0..SLOT_CLASSES).map(|i| Class::from_index(i).unwrap()) {
+            let slots = class.slots();
+            let firsts: Vec<usize> = (0..LANES).map(|lane| class.first_slot(lane)).collect();
+            assert_eq!((firsts[0], firsts[1]), (0, slots / 2), "{class:?}");
+            assert!(firsts.iter().all(|&first| first < slots));
+            for (lane, &first) in firsts.iter().enumerate() {
+                for &other in &firsts[..lane] {
+                    let apart = first.abs_diff(other);
+                    let least = slots / LANES;
+                    assert!(apart.min(slots - apart) >= least, "{class:?}: {firsts:?}");
+                }
+            }
         }
     }
 

@@ -35,7 +35,7 @@ use crate::paged::{Hardware, Paged};
 use crate::platform::{Frames, MapError};
 use crate::prot::Prot;
 use crate::publish::{Area, AreaId, publish};
-use crate::purge::purge_one;
+use crate::purge::purge_live;
 use crate::record::{Kind, Record, State, flags};
 use crate::recover::{self, Recovered, recover};
 use crate::refit::refit;
@@ -86,7 +86,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// # Errors
     ///
     /// [`EngineError`]: what of the configuration does not fit.
-    #[inline]
+    #[inline(always)] // made anew for each call, where a pool's words are mapped
     pub fn new(tables: Tables<'a>, machine: M, config: Config) -> Result<Self, EngineError> {
         let members = tables.geometry().members;
         if config.owner.number() > members {
@@ -116,16 +116,25 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// # Errors
     ///
     /// [`AllocError`]; nothing was taken.
+    #[inline]
     pub fn vmalloc(&self, request: &Request) -> Result<Area, AllocError> {
         let plan = self.plan(request)?;
-        if let Some(area) = lazy::revive(&self.context, &plan) {
+        match lazy::revive_last(&self.context, &plan) {
+            Some(area) => Ok(area), // counted there
+            None => self.vmalloc_planned(&plan),
+        }
+    }
+
+    #[inline(never)]
+    fn vmalloc_planned(&self, plan: &Plan) -> Result<Area, AllocError> {
+        if let Some(area) = lazy::revive(&self.context, plan) {
             return Ok(area); // counted there
         }
-        if let Some(area) = refit(&self.context, &plan, self.lazy_pages_low) {
+        if let Some(area) = refit(&self.context, plan, self.lazy_pages_low) {
             return Ok(area); // likewise
         }
-        self.counted(self.with_purge(&plan, || {
-            let reserved = reserve(&self.context, &plan)?;
+        self.counted(self.with_purge(plan, || {
+            let reserved = reserve(&self.context, plan)?;
             let backed = back(reserved).map_err(AllocError::Back)?;
             let mapped = map(backed).map_err(AllocError::Map)?;
             Ok(publish(mapped))
@@ -172,6 +181,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// # Errors
     ///
     /// [`FreeError`]: what is wrong with the address; nothing was freed.
+    #[inline]
     pub fn vfree(&self, addr: VirtAddr) -> Result<Freed, FreeError> {
         self.free_at(addr, false)
     }
@@ -193,7 +203,16 @@ impl<'a, M: Machine> Engine<'a, M> {
     /// # Errors
     ///
     /// [`FreeError::Stale`], [`FreeError::NotMine`]; nothing was freed.
+    #[inline]
     pub fn free(&self, id: AreaId, generation: u64) -> Result<Freed, FreeError> {
+        match self.free_warm(id, generation) {
+            Some(freed) => Ok(freed),
+            None => self.free_known(id, generation),
+        }
+    }
+
+    #[inline(never)]
+    fn free_known(&self, id: AreaId, generation: u64) -> Result<Freed, FreeError> {
         let stale = FreeError::Stale { generation };
         let record = share::record_of(&self.context, id).ok_or(stale)?;
         let state = record.state().filter(|s| s.generation == generation).ok_or(stale)?;
@@ -212,12 +231,12 @@ impl<'a, M: Machine> Engine<'a, M> {
             {
                 Err(FreeError::MayNotWait)
             }
-            Kind::Live if lazy::park(&self.context, record, state) => {
+            // Where waiting is forbidden the next purge takes it, and nobody revives it meanwhile.
+            Kind::Live if record.flags() & flags::NO_REUSE != 0 && self.purges(record, state) => {
                 self.context.count(Stat::Frees, 1);
-                self.purge_unless_reusable(record);
                 Ok(self.limit())
             }
-            Kind::Given if lazy::park(&self.context, record, state) => {
+            Kind::Live | Kind::Given if lazy::park(&self.context, record, state) => {
                 self.context.count(Stat::Frees, 1);
                 Ok(self.limit())
             }
@@ -350,10 +369,12 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     /// The shape of the window.
-    pub fn geometry(&self) -> &Geometry {
+    #[inline]
+    pub fn geometry(&self) -> Geometry {
         self.context.tables.geometry()
     }
 
+    #[inline]
     fn plan(&self, request: &Request) -> Result<Plan, AllocError> {
         let machine = &self.context.machine;
         let limits = Limits {
@@ -362,13 +383,19 @@ impl<'a, M: Machine> Engine<'a, M> {
             user_align: machine.user_align(),
             start: self.context.start,
         };
-        request.plan(self.geometry(), &limits)
+        request.plan(&self.geometry(), &limits)
     }
 
+    #[inline]
     fn free_at(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {
-        if let Some(freed) = self.free_warm(addr, vmapped) {
-            return Ok(freed);
+        match self.free_warm_at(addr, vmapped) {
+            Some(freed) => Ok(freed),
+            None => self.free_found(addr, vmapped),
         }
+    }
+
+    #[inline(never)]
+    fn free_found(&self, addr: VirtAddr, vmapped: bool) -> Result<Freed, FreeError> {
         let (record, state, shape) = registry::base_of(&self.context, addr)?;
         if (shape.flags & flags::FOREIGN != 0) != vmapped {
             return Err(FreeError::WrongVerb);
@@ -376,13 +403,12 @@ impl<'a, M: Machine> Engine<'a, M> {
         self.free_record(record, state)
     }
 
-    /// Where waiting is forbidden the next purge takes it, and nobody revives it meanwhile.
-    fn purge_unless_reusable(&self, record: Record<'_>) {
-        if record.flags() & flags::NO_REUSE != 0 {
-            let _ = purge_one(&self.context, record);
-        }
+    /// Whether an area is being purged or has been, and need not be parked.
+    fn purges(&self, record: Record<'_>, live: State) -> bool {
+        self.context.machine.may_wait() && purge_live(&self.context, record, live)
     }
 
+    #[inline]
     fn limit(&self) -> Freed {
         self.limit_in(&self.context.tally())
     }
@@ -411,6 +437,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
 
 /// How far a lane's count of parked pages may be from what the others see: little enough that
 /// all lanes of a busy member together are a few percent of the limit.
+#[inline]
 fn lazy_slack(lazy_pages_max: Pages) -> Pages {
     Pages(lazy_pages_max.0 / 256)
 }

@@ -26,75 +26,79 @@ pub const BATCH: usize = 64;
 /// The ranges, from the last one back, with which a new one is merged if they touch.
 const NEIGHBOURS: usize = 2;
 
-/// Pages that were unmapped and not yet shot down.
+/// Pages that were unmapped and not yet shot down, in up to `N` ranges: a type of its own for one,
+/// which is handed on in registers.
 #[must_use = "CPUs may still use these translations: flush them"]
 #[derive(Clone, Debug)]
-pub struct PendingFlush {
-    ranges: Ranges,
+pub struct PendingFlush<const N: usize = BATCH> {
+    ranges: Ranges<N>,
 }
 
 /// Pages that no CPU can reach. Only [`PendingFlush::flush`] and [`PendingFlush::shoot_down`] make
 /// one.
 #[derive(Clone, Debug)]
-pub struct Flushed {
-    ranges: Ranges,
+pub struct Flushed<const N: usize = BATCH> {
+    ranges: Ranges<N>,
 }
 
 /// Pages that one CPU cannot reach any more: enough for pages that no other CPU has used. Only
 /// [`PendingFlush::flush_local`] makes one.
 #[derive(Debug)]
-pub(crate) struct FlushedLocal {
-    ranges: Ranges,
+pub(crate) struct FlushedLocal<const N: usize> {
+    ranges: Ranges<N>,
 }
 
 #[derive(Clone, Debug)]
-struct Ranges {
-    all: [PageRange; BATCH],
+struct Ranges<const N: usize> {
+    all: [PageRange; N],
     len: usize,
 }
 
 /// Unmaps `pages`, which now must be flushed.
-pub(crate) fn unmap(machine: &impl Machine, pages: PageRange) -> PendingFlush {
+pub(crate) fn unmap(machine: &impl Machine, pages: PageRange) -> PendingFlush<1> {
     machine.unmap(pages);
-    let mut pending = PendingFlush::empty();
-    pending.ranges.push(pages);
-    pending
+    PendingFlush::parked(pages)
 }
 
 /// The same, of page tables that no engine stands on.
-pub(crate) fn unmap_run(mapper: &impl Mapper, pages: PageRange) -> PendingFlush {
+pub(crate) fn unmap_run(mapper: &impl Mapper, pages: PageRange) -> PendingFlush<1> {
     mapper.unmap_run(pages);
     PendingFlush::parked(pages)
 }
 
-impl PendingFlush {
+impl PendingFlush<1> {
     /// An obligation that was kept in words: they say that `pages` were unmapped, and not flushed.
-    pub(crate) fn parked(pages: PageRange) -> PendingFlush {
-        let mut pending = PendingFlush::empty();
-        pending.ranges.push(pages);
-        pending
+    pub(crate) fn parked(pages: PageRange) -> PendingFlush<1> {
+        PendingFlush { ranges: Ranges { all: [pages], len: 1 } }
     }
 
     /// What a failed map leaves: the machine has unmapped what it had mapped of `pages`, and CPUs
     /// may have looked meanwhile.
-    pub(crate) fn after_failed_map(pages: PageRange) -> PendingFlush {
-        let mut pending = PendingFlush::empty();
-        pending.ranges.push(pages);
-        pending
+    pub(crate) fn after_failed_map(pages: PageRange) -> PendingFlush<1> {
+        PendingFlush::parked(pages)
     }
+}
 
+impl PendingFlush {
     /// Nothing to flush yet.
     pub(crate) const fn empty() -> PendingFlush {
+        PendingFlush::with_room()
+    }
+}
+
+impl<const N: usize> PendingFlush<N> {
+    /// Nothing to flush yet, and room for `N` ranges.
+    pub(crate) const fn with_room() -> PendingFlush<N> {
         let none = PageRange { start: crate::Vpn(0), len: Pages(0) };
-        PendingFlush { ranges: Ranges { all: [none; BATCH], len: 0 } }
+        PendingFlush { ranges: Ranges { all: [none; N], len: 0 } }
     }
 
     /// Both obligations as one; ranges that touch and come one behind the other become one range.
     ///
     /// # Panics
     ///
-    /// If they are over [`BATCH`] ranges together.
-    pub(crate) fn join(mut self, other: &PendingFlush) -> PendingFlush {
+    /// If they are over `N` ranges together.
+    pub(crate) fn join<const K: usize>(mut self, other: &PendingFlush<K>) -> PendingFlush<N> {
         other.ranges.as_slice().iter().for_each(|range| self.ranges.push(*range));
         self
     }
@@ -117,7 +121,7 @@ impl PendingFlush {
     ) -> usize {
         assert!(!M::IN_PLACE, "a flush in place takes frames away");
         machine.unmap(pages);
-        match at.or(self.ranges.len.checked_sub(1).filter(|last| last + 1 == BATCH)) {
+        match at.or(self.ranges.len.checked_sub(1).filter(|last| last + 1 == N)) {
             Some(at) => {
                 self.ranges.all[at] = self.ranges.all[at].hull(pages);
                 at
@@ -136,7 +140,7 @@ impl PendingFlush {
     ///
     /// [`FlushError`]: the areas go back to the lazy list, to be unmapped and flushed again.
     #[inline(always)] // a kilobyte that would be copied
-    pub(crate) fn flush(self, machine: &impl Machine) -> Result<Flushed, FlushError> {
+    pub(crate) fn flush(self, machine: &impl Machine) -> Result<Flushed<N>, FlushError> {
         if !is_planted(Bug::MissingFlush) {
             machine.flush(self.ranges.as_slice())?;
         }
@@ -149,19 +153,19 @@ impl PendingFlush {
     }
 
     /// [`PendingFlush::flush`] where the TLBs are ours to flush: it cannot fail. May wait.
-    pub(crate) fn shoot_down(self, tlb: &impl Tlb) -> Flushed {
+    pub(crate) fn shoot_down(self, tlb: &impl Tlb) -> Flushed<N> {
         tlb.flush_all_cpus(self.ranges.as_slice());
         Flushed { ranges: self.ranges }
     }
 
     /// Flushes the current CPU alone, for pages that no other has used.
-    pub(crate) fn flush_local(self, tlb: &impl Tlb) -> FlushedLocal {
+    pub(crate) fn flush_local(self, tlb: &impl Tlb) -> FlushedLocal<N> {
         self.ranges.as_slice().iter().for_each(|range| tlb.flush_local(*range));
         FlushedLocal { ranges: self.ranges }
     }
 }
 
-impl Flushed {
+impl<const N: usize> Flushed<N> {
     /// Whether every page of `pages` was flushed.
     #[must_use]
     pub fn covers(&self, pages: PageRange) -> bool {
@@ -175,14 +179,14 @@ impl Flushed {
     }
 }
 
-impl FlushedLocal {
+impl<const N: usize> FlushedLocal<N> {
     /// Whether every page of `pages` was flushed.
     pub(crate) fn covers(&self, pages: PageRange) -> bool {
         self.ranges.cover(pages)
     }
 }
 
-impl Ranges {
+impl<const N: usize> Ranges<N> {
     fn as_slice(&self) -> &[PageRange] {
         &self.all[..self.len]
     }

@@ -110,6 +110,7 @@ impl<'a> Granules<'a> {
         if more.end > index.range().end {
             return false;
         }
+        self.retire_idle_in(more.clone());
         let Some(index) = index.lock(self.me) else { return false };
         if !index.remove(more.start, more.len()) {
             return false;
@@ -168,6 +169,35 @@ impl<'a> Granules<'a> {
             if self.lives_in(head, class) {
                 return false;
             }
+        }
+    }
+
+    /// Gives back the chunks that are kept although nobody lives in them; whether there were any.
+    /// O(granules): before a failure.
+    pub(crate) fn retire_idle(&self) -> bool {
+        self.retire_idle_in(0..self.tables.granules())
+    }
+
+    /// The same of those that begin in `run`.
+    fn retire_idle_in(&self, run: Range<usize>) -> bool {
+        let idle = run.filter(|&g| self.idle_at(g) > 0);
+        idle.filter(|&g| self.retire(g)).count() > 0
+    }
+
+    /// The granules of the chunk that begins at `g`, if one does and nobody lives in it; else 0.
+    pub(crate) fn idle_at(&self, g: usize) -> usize {
+        let class = Tag::chunk(self.tables.tag(g).load(Ordering::Acquire));
+        let is_idle = |_: &Class| self.tables.taken(g).load(Ordering::Acquire) == 0;
+        class.filter(is_idle).map_or(0, Class::chunk_granules)
+    }
+
+    /// The same, by the hints of one class.
+    pub(crate) fn retire_idle_of(&self, class: Class) {
+        let room = self.tables.chunks_with_room(class);
+        let mut from = 0;
+        while let Some(head) = room.next(from) {
+            self.retire_idle_in(head..head + 1);
+            from = head + 1;
         }
     }
 

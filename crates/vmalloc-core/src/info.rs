@@ -263,7 +263,9 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
         lanes.fold(0, u64::saturating_add)
     };
     let granules = context.slots().granules;
-    let free = (0..geometry.granules).filter(|&g| granules.is_free(g)).count() as u64;
+    // Chunks that are kept for whoever comes next are holes for whoever needs one.
+    let free = |g| if granules.is_free(g) { 1 } else { granules.idle_at(g) as u64 };
+    let free = (0..geometry.granules).map(free).fold(0, u64::saturating_add);
     let largest = granules.largest(0).max(granules.largest(1)) as u64;
     let mut stats = Stats {
         window: geometry.pages(),

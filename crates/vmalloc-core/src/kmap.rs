@@ -395,7 +395,7 @@ impl<H: Mapper + Tlb> Kmap<'_, H> {
     }
 
     /// PURGING → FREE: only with proof that no CPU can reach the page.
-    fn settle(&self, index: usize, flushed: &Flushed) -> bool {
+    fn settle<const N: usize>(&self, index: usize, flushed: &Flushed<N>) -> bool {
         flushed.covers(self.run(index, index + 1)) && self.step(index, Slot::Purging, Slot::Free)
     }
 }

@@ -34,6 +34,8 @@ pub(crate) const ZONE_WORDS: usize = 8 + FIRST_BINS + FIRST_BINS * SECOND_BINS;
 /// Zones: one for slots and small areas, one for those that want huge pages.
 pub(crate) const ZONES: usize = 2;
 const COUNTER_WORDS: usize = 8;
+/// Where the members' counters begin.
+const STATS_AT: usize = ZONES * ZONE_WORDS + COUNTER_WORDS;
 /// Lanes a member has: its threads count each in one of its own, as long as there are enough.
 pub const LANES: usize = crate::sync::lanes(8);
 /// Words of a lane: two cache lines.
@@ -42,6 +44,12 @@ pub(crate) const LANE_WORDS: usize = 16;
 pub(crate) const LAST_PARKED: usize = 15;
 const PAGE_WORDS: usize = 512;
 const GRANULES_MAX: usize = 1 << 26;
+/// The most flat words: where a flat table begins fits in 32 bits.
+const FLAT_WORDS_MAX: usize = {
+    let (granules, members) = (GRANULES_MAX, MEMBERS_MAX);
+    Geometry { granules, small_granules: granules, members, in_place: true }.flat_words()
+};
+const _: () = assert!(FLAT_WORDS_MAX <= u32::MAX as usize);
 
 /// The shape of a window. Every member of a pool must use the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,11 +192,8 @@ impl Geometry {
         self.granules * SLOTS_MAX
     }
 
-    const fn stats_at(&self) -> usize {
-        ZONES * ZONE_WORDS + COUNTER_WORDS
-    }
     const fn tags_at(&self) -> usize {
-        self.stats_at() + self.members * LANES * LANE_WORDS
+        STATS_AT + self.members * LANES * LANE_WORDS
     }
     const fn hints_at(&self) -> usize {
         self.tags_at() + 5 * self.granules
@@ -198,18 +203,17 @@ impl Geometry {
     }
 }
 
-/// The tables, as views of the caller's words.
+/// The tables, as views of the caller's words. Handed on by value from stage to stage: so it is kept
+/// small.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
     words: &'a [AtomicU64],
-    geometry: Geometry,
     at: Offsets,
 }
 
 /// A geometry, with where each table begins: worked out once, for views that are made often.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    geometry: Geometry,
     words: usize,
     at: Offsets,
 }
@@ -222,27 +226,46 @@ impl Layout {
     /// [`GeometryError`].
     pub fn new(geometry: Geometry) -> Result<Layout, GeometryError> {
         geometry.check()?;
+        // `FLAT_WORDS_MAX` says that they fit.
         let at = Offsets {
-            stats: geometry.stats_at(),
-            tags: geometry.tags_at(),
-            hints: geometry.hints_at(),
-            tree: BitTree::words_needed(geometry.granules),
-            records: geometry.flat_words(),
+            granules: geometry.granules as u32,
+            small_granules: geometry.small_granules as u32,
+            members: geometry.members as u8,
+            in_place: geometry.in_place,
+            tags: geometry.tags_at() as u32,
+            hints: geometry.hints_at() as u32,
+            tree: BitTree::words_needed(geometry.granules) as u32,
+            records: geometry.flat_words() as u32,
             presence: geometry.presence_at(),
         };
-        Ok(Layout { geometry, words: geometry.words(), at })
+        Ok(Layout { words: geometry.words(), at })
     }
 }
 
-/// Where each table begins.
+/// A geometry, and where each table begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Offsets {
-    stats: usize,
-    tags: usize,
-    hints: usize,
-    tree: usize,
-    records: usize,
     presence: usize,
+    granules: u32,
+    small_granules: u32,
+    tags: u32,
+    hints: u32,
+    tree: u32,
+    records: u32,
+    members: u8,
+    in_place: bool,
+}
+
+impl Offsets {
+    #[inline]
+    const fn granules(&self) -> usize {
+        self.granules as usize
+    }
+
+    #[inline]
+    const fn tags(&self) -> usize {
+        self.tags as usize
+    }
 }
 
 impl<'a> Tables<'a> {
@@ -261,47 +284,59 @@ impl<'a> Tables<'a> {
     /// # Errors
     ///
     /// [`GeometryError::Words`].
-    #[inline]
+    #[inline(always)] // as `Engine::new`
     pub fn laid_out(words: &'a [AtomicU64], layout: &Layout) -> Result<Tables<'a>, GeometryError> {
-        let Layout { geometry, words: needed, at } = *layout;
+        let Layout { words: needed, at } = *layout;
         if words.len() < needed {
             return Err(GeometryError::Words { needed, given: words.len() });
         }
-        Ok(Tables { words, geometry, at })
+        Ok(Tables { words, at })
     }
 
     /// The shape that the tables were made for.
     #[must_use]
-    pub const fn geometry(&self) -> &Geometry {
-        &self.geometry
+    #[inline]
+    pub const fn geometry(&self) -> Geometry {
+        Geometry {
+            granules: self.at.granules as usize,
+            small_granules: self.at.small_granules as usize,
+            members: self.at.members as usize,
+            in_place: self.at.in_place,
+        }
+    }
+
+    /// The granules of the window: tags beyond are none.
+    #[inline]
+    pub(crate) fn granules(&self) -> usize {
+        self.at.granules()
     }
 
     /// Who owns granule `g`.
     #[inline]
     pub(crate) fn tag(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.at.tags + g]
+        &self.words[self.at.tags() + g]
     }
 
     /// Hint: which slots of the chunk at `g` are taken.
     #[inline]
     pub(crate) fn taken(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.at.tags + self.geometry.granules + g]
+        &self.words[self.at.tags() + self.at.granules() + g]
     }
 
     /// Hint: which slots of the chunk at `g` are parked on the lazy list.
     #[inline]
     pub(crate) fn parked(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.at.tags + 2 * self.geometry.granules + g]
+        &self.words[self.at.tags() + 2 * self.at.granules() + g]
     }
 
     /// Hint: the neighbours, in its bin, of the free run that begins at `g`.
     pub(crate) fn link(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.at.tags + 3 * self.geometry.granules + g]
+        &self.words[self.at.tags() + 3 * self.at.granules() + g]
     }
 
     /// Hint: boundary tag, the length of the free run that begins or ends at `g`.
     pub(crate) fn run(&self, g: usize) -> &'a AtomicU64 {
-        &self.words[self.at.tags + 4 * self.geometry.granules + g]
+        &self.words[self.at.tags() + 4 * self.at.granules() + g]
     }
 
     /// The words of a zone's index.
@@ -324,13 +359,14 @@ impl<'a> Tables<'a> {
     /// The eight words of record `id`.
     #[inline]
     pub(crate) fn record(&self, id: usize) -> &'a [AtomicU64; RECORD_WORDS] {
-        let (records, _) = self.words[self.at.records..].as_chunks();
-        &records[id]
+        let record = self.words[self.at.records as usize + id * RECORD_WORDS..].first_chunk();
+        record.expect("ids are checked, or below `areas`")
     }
 
     /// The presence cells of area `id`; empty where areas have none.
     pub(crate) fn presence(&self, id: usize) -> &'a [AtomicU64] {
-        let members = if self.geometry.has_cells() { self.geometry.members } else { 0 };
+        let geometry = self.geometry();
+        let members = if geometry.has_cells() { geometry.members } else { 0 };
         &self.words[self.at.presence + id * members..][..members]
     }
 
@@ -343,21 +379,21 @@ impl<'a> Tables<'a> {
     /// A member's counts of events in one of its lanes; `owner` is 1 to `members`.
     #[inline(always)] // twice a call of the short ways
     pub(crate) fn lane(&self, owner: usize, lane: usize) -> &'a [AtomicU64; LANE_WORDS] {
-        let (lanes, _) = self.words[self.at.stats..].as_chunks();
-        &lanes[(owner - 1) * LANES + lane % LANES]
+        let at = STATS_AT + ((owner - 1) * LANES + lane % LANES) * LANE_WORDS;
+        self.words[at..].first_chunk().expect("`members` have lanes")
     }
 
     /// The same counter of every lane of every member.
     pub(crate) fn stats(&self, which: Stat) -> impl Iterator<Item = &'a AtomicU64> {
         let tables = *self;
-        let members = 1..=self.geometry.members;
+        let members = 1..=self.geometry().members;
         members.flat_map(move |m| (0..LANES).map(move |lane| &tables.lane(m, lane)[which as usize]))
     }
 
     #[inline]
     fn hint(&self, i: usize) -> BitTree<'a> {
-        let len = self.geometry.granules;
-        BitTree::laid_out(&self.words[self.at.hints + i * self.at.tree..][..self.at.tree], len)
+        let (hints, tree) = (self.at.hints as usize, self.at.tree as usize);
+        BitTree::laid_out(&self.words[hints + i * tree..][..tree], self.at.granules())
     }
 }
 

@@ -17,7 +17,7 @@
 //! before the flush.
 
 use crate::class::{CLASSES, Class, SLOTS_MAX, granules_for};
-use crate::context::Context;
+use crate::context::{Context, Tally};
 use crate::layout::Stat;
 use crate::machine::{Backing, Machine};
 use crate::planted::{Bug, is_planted};
@@ -25,7 +25,7 @@ use crate::policy::FramePolicy;
 use crate::publish::{Area, make_live};
 use crate::record::{Kind, Record, Shape, State, flags, next_generation};
 use crate::request::Plan;
-use crate::slots::{placed, slot_pages};
+use crate::slots::{placed, slot_and_tag, slot_pages};
 use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
 use crate::units::PageRange;
@@ -106,10 +106,13 @@ pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
     }
 }
 
-/// Takes a parked area of the planned shape back into use; where the machine lends, one of up to
-/// twice the pages will do.
+/// Takes a parked area of the planned shape back into use, wherever the hints say that one is; where
+/// the machine lends, one of up to twice the pages will do.
 pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
-    if let Some(area) = revive_last(context, plan) {
+    if plan.flags & NEVER_REVIVED != 0 {
+        return None;
+    }
+    if let Some(area) = revive_hinted(context, plan) {
         return Some(area);
     }
     let first = class_of(plan);
@@ -130,15 +133,39 @@ pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Optio
     found
 }
 
-/// Takes what this thread's lane parked last, if it will do: the same size again and again is
-/// found without a search, whatever else is parked beside it.
-#[inline]
-fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
-    let last = context.tally().last_parked().load(Ordering::Relaxed);
-    let id = usize::try_from(last.checked_sub(1)?).ok()?;
+/// Takes what this thread's lane parked last, if it will do: zeroed where that is wanted, or where
+/// it was nobody's.
+fn revive_hinted<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    let id = (context.tally().last_parked().load(Ordering::Relaxed) as usize).wrapping_sub(1);
     // Checked: any member may have written the word.
     slot_pages(context.tables, id)?;
     revive_one(context, plan, Fit::Exact, context.record(id))
+}
+
+/// Takes what this thread's lane parked last, if it will do as it is: the same size again and again
+/// is found without a search, whatever else is parked beside it.
+#[inline(always)] // the shortest way, of a kernel and of a pool
+pub(crate) fn revive_last<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+    let tally = context.tally();
+    let id = (tally.last_parked().load(Ordering::Relaxed) as usize).wrapping_sub(1);
+    // Checked: any member may have written the word.
+    let (slot, tag) = slot_and_tag(context.tables, id)?;
+    let record = context.record(id);
+    let parked = record.is_in(Kind::Parked, context.me)?;
+    let shape = record.shape();
+    // While an area is parked there, its chunk stays of its class: so look again, if it is.
+    let is_there = context.tables.tag(id / SLOTS_MAX).load(Ordering::Acquire) == tag;
+    let fits = shape.pages == plan.pages && !plan.zeroed;
+    if !is_there || !fits || !is_alike(context, plan, &shape, slot) {
+        return None;
+    }
+    let generation = next_generation(parked.generation);
+    let live = State::new(Kind::Live, Some(context.me), generation);
+    // What was read above was this tenant's, or the generation is another one now.
+    if !record.step(parked, live) && !is_planted(Bug::DoublePublish) {
+        return None;
+    }
+    retake(context, &tally, plan, record, slot, live, shape)
 }
 
 /// Takes a parked area of at least the planned pages back into use: for a caller that found no
@@ -229,7 +256,7 @@ fn revive_one<M: Machine>(
         // Nothing to do before it is seen: one step.
         let live = State::new(Kind::Live, Some(context.me), generation);
         return (record.step(state, live) || is_planted(Bug::DoublePublish))
-            .then(|| retake(context, plan, record, slot, live, shape))?;
+            .then(|| retake(context, &context.tally(), plan, record, slot, live, shape))?;
     }
     let mine = State::new(Kind::Building, Some(context.me), generation);
     if !record.step(state, mine) {
@@ -254,7 +281,7 @@ fn revive_one<M: Machine>(
 }
 
 /// Whether a parked area will do, but for its pages.
-#[inline]
+#[inline(always)] // a few comparisons
 pub(crate) fn is_alike<M: Machine>(
     context: &Context<'_, M>,
     plan: &Plan,
@@ -265,23 +292,24 @@ pub(crate) fn is_alike<M: Machine>(
     shape.guard == plan.guard
         && (shape.flags ^ plan.flags) & alike == 0
         && (shape.flags | plan.flags) & NEVER_REVIVED == 0
-        && context.absolute(slot).start.0.is_multiple_of(plan.want.align.0.max(1))
+        // A power of two: the plan says so.
+        && context.absolute(slot).start.0 & plan.want.align.0.wrapping_sub(1) == 0
         && context.machine.is_exclusive(Backing(shape.backing))
 }
 
 /// After PARKED → LIVE of an area that was ours: whose it is now, and what this process sees of it.
-#[inline]
+#[inline(always)] // as `revive_last`
 fn retake<M: Machine>(
     context: &Context<'_, M>,
+    tally: &Tally<'_>,
     plan: &Plan,
     record: Record<'_>,
     slot: PageRange,
     live: State,
     shape: Shape,
 ) -> Option<Area> {
-    let tally = context.tally();
     if !is_planted(Bug::LostCounter) {
-        context.sub_lazy(&tally, shape.pages);
+        context.sub_lazy(tally, shape.pages);
     }
     let (bytes, caller) = (plan.bytes, plan.caller);
     let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };

@@ -36,7 +36,7 @@ pub fn peek(
         return None;
     }
     let tag = Tag::decode(word(geometry.tag_word(head))?)?.settled();
-    let pages = slot_of(tag, geometry, id)?;
+    let pages = slot_of(tag, geometry.granules, id)?;
     let record = RawRecord { at: geometry.record_words(head).start, slot };
     let before = record.state(&word)?;
     let (len, bytes) = record.len(&word)?;

@@ -3,6 +3,7 @@
 //! ```text
 //!   PARKED ─CAS▶ PURGING(me) ─unmap▶ PendingFlush ┐
 //!   PARKED ─CAS▶ PURGING(me) ─unmap▶ PendingFlush ┴join─flush▶ Flushed ─settle▶ holes, frames
+//!   LIVE(me) ─CAS▶ PURGING(me) ─…                             freed, and not to be revived: alone
 //! ```
 //!
 //! One step takes at most [`BATCH`] areas, so its caller stalls for no longer than that; a sweep
@@ -13,7 +14,7 @@
 
 mod sweep;
 
-use crate::class::{CLASSES, Class};
+use crate::class::{CLASSES, Class, SLOT_CLASSES};
 use crate::context::Context;
 use crate::error::PurgeError;
 use crate::flush::{BATCH, Flushed, PendingFlush};
@@ -105,18 +106,28 @@ pub(crate) fn purge_step<M: Machine>(
             !more
         });
     }
+    if len == 0 {
+        // All is given back; so are the chunks that were kept for whoever comes next.
+        let granules = context.slots().granules;
+        (0..SLOT_CLASSES).filter_map(Class::from_index).for_each(|c| granules.retire_idle_of(c));
+    }
     finish(context, &batch)
 }
 
-/// Purges one area, if it is parked.
-pub(crate) fn purge_one<M: Machine>(
+/// Purges an area that its owner frees and that nobody is to revive: LIVE → PURGING(me), with no time
+/// on the list. If it cannot be flushed it is parked. `false`: it was in another state.
+pub(crate) fn purge_live<M: Machine>(
     context: &Context<'_, M>,
     record: Record<'_>,
-) -> Result<Purged, PurgeError> {
-    if !context.machine.may_wait() {
-        return Err(PurgeError::MayNotWait);
+    live: State,
+) -> bool {
+    let Some(slot) = slot_pages(context.tables, record.id) else { return false };
+    let state = State::new(Kind::Purging, Some(context.me), live.generation);
+    if !record.step(live, state) {
+        return false;
     }
-    finish(context, &[withdraw(context, record)])
+    let _ = finish(context, &[Some(Withdrawn::new(context, record, state, slot, &record.shape()))]);
+    true
 }
 
 /// Purges what a dead member was building or purging: its record is PURGING(me) already. All
@@ -146,9 +157,9 @@ fn withdraw<M: Machine>(context: &Context<'_, M>, record: Record<'_>) -> Option<
 }
 
 /// Unmaps the batch, flushes once, and settles each area.
-fn finish<M: Machine>(
+fn finish<M: Machine, const N: usize>(
     context: &Context<'_, M>,
-    batch: &[Option<Withdrawn>],
+    batch: &[Option<Withdrawn>; N],
 ) -> Result<Purged, PurgeError> {
     let areas = || batch.iter().flatten();
     if areas().next().is_none() {
@@ -156,7 +167,7 @@ fn finish<M: Machine>(
     }
     // Their frames stand in the page tables only: home before those are emptied.
     areas().for_each(|area| decommit(context, area));
-    let mut pending = PendingFlush::empty();
+    let mut pending = PendingFlush::<N>::with_room();
     areas().for_each(|area| pending.unmap(&context.machine, area.pages));
     if is_planted(Bug::FreedBeforeFlush) {
         areas().for_each(|area| context.machine.unback(area.pages, area.backing));
@@ -205,7 +216,12 @@ fn one_by_one<M: Machine>(
 }
 
 /// Frames home, pages to the holes: only with proof that no CPU can reach them.
-fn settle<M: Machine>(context: &Context<'_, M>, area: &Withdrawn, flushed: &Flushed, hint: usize) {
+fn settle<M: Machine, const N: usize>(
+    context: &Context<'_, M>,
+    area: &Withdrawn,
+    flushed: &Flushed<N>,
+    hint: usize,
+) {
     assert!(flushed.covers_at(hint, area.pages), "{} was not flushed", area.pages);
     if context.record(area.id).flags() & crate::record::flags::RESET_PERMS != 0 {
         context.machine.reset_perms(area.backing);

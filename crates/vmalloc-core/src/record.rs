@@ -9,6 +9,7 @@
 //!                           └── revive ───┘
 //! ```
 //!
+//! An area that nobody may revive goes LIVE (me) ─▶ PURGING(me), where its owner may wait for a flush.
 //! An area that is given away goes LIVE (giver) ─▶ GIVEN ─▶ LIVE (taker, g+1); see `give`.
 //! The state word is `kind | owner | generation`. Each arrow is one CAS; the generation moves on
 //! at each claim and revive, so a token of an earlier tenant never fits. The other seven words

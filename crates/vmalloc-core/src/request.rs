@@ -32,8 +32,8 @@ pub struct Request {
     guard: bool,
     may_wait: bool,
     no_fail: bool,
-    policy: FramePolicy,
     within: Option<PageRange>,
+    // The policy is in it, too.
     flags: u64,
     caller: u64,
 }
@@ -49,7 +49,6 @@ impl Request {
             guard: true,
             may_wait: true,
             no_fail: false,
-            policy: FramePolicy::ANY,
             within: None,
             flags: 0,
             caller: 0,
@@ -84,13 +83,13 @@ impl Request {
     /// `vzalloc_node`.
     #[must_use]
     pub const fn node(self, node: NodeId) -> Request {
-        Request { policy: FramePolicy { node: NodeChoice::Prefer(node), ..self.policy }, ..self }
+        self.policy(FramePolicy { node: NodeChoice::Prefer(node), ..FramePolicy::of(self.flags) })
     }
 
     /// Out of frames of `node` and of no other. Linux: `__GFP_THISNODE`.
     #[must_use]
     pub const fn this_node(self, node: NodeId) -> Request {
-        Request { policy: FramePolicy { node: NodeChoice::Only(node), ..self.policy }, ..self }
+        self.policy(FramePolicy { node: NodeChoice::Only(node), ..FramePolicy::of(self.flags) })
     }
 
     /// Out of frames below physical address 2^`log2`, for a device that drives so many address
@@ -98,7 +97,11 @@ impl Request {
     /// `vmalloc_32_user` is this with [`Request::user`].
     #[must_use]
     pub const fn below_log2(self, log2: u8) -> Request {
-        Request { policy: FramePolicy { below_log2: Some(log2), ..self.policy }, ..self }
+        self.policy(FramePolicy { below_log2: Some(log2), ..FramePolicy::of(self.flags) })
+    }
+
+    const fn policy(self, policy: FramePolicy) -> Request {
+        Request { flags: self.flags & !FramePolicy::BITS | policy.bits(), ..self }
     }
 
     /// At pages of `range` only, guard page included. Such an area begins at a multiple of 128
@@ -154,7 +157,7 @@ impl Request {
     /// With huge pages where they fit: 2 MiB and more. Linux: `vmalloc_huge`.
     #[must_use]
     pub const fn huge(self) -> Request {
-        Request { policy: FramePolicy { huge: true, ..self.policy }, ..self }
+        Request { flags: self.flags | flags::HUGE, ..self }
     }
 
     /// Memory that a user may come to see: zeroed, marked [`flags::USERMAP`], and at an address
@@ -197,32 +200,62 @@ impl Request {
     ///
     /// `ZeroSize`, `TooBig`, `BadAlign`, `BadRange`, `MustWait`: the caller's arguments; no retry
     /// will help.
+    #[inline]
     pub(crate) fn plan(&self, geometry: &Geometry, limits: &Limits) -> Result<Plan, AllocError> {
-        if self.bytes == 0 {
-            return Err(AllocError::ZeroSize);
-        }
         let pages = Pages::for_bytes(self.bytes);
         let guard = Pages(u64::from(self.guard && !is_planted(Bug::GuardForgotten)));
         let limit = limits.capacity.min(Pages(geometry.pages().0.saturating_sub(guard.0)));
-        if pages > limit {
-            return Err(AllocError::TooBig { bytes: self.bytes, limit });
-        }
         let mut align = Pages::for_bytes(self.align_bytes);
-        if !self.align_bytes.is_power_of_two() || align > limits.align_max {
-            let align_max_bytes = limits.align_max.bytes();
-            return Err(AllocError::BadAlign { align_bytes: self.align_bytes, align_max_bytes });
+        let is_sound = self.bytes != 0
+            && pages <= limit
+            && self.align_bytes.is_power_of_two()
+            && align <= limits.align_max
+            && (self.may_wait || !self.no_fail);
+        if !is_sound {
+            return Err(self.refusal(limit, limits.align_max));
         }
         if self.flags & flags::USERMAP != 0 {
             align = align.max(limits.user_align);
         }
-        if self.no_fail && !self.may_wait {
-            return Err(AllocError::MustWait);
-        }
-        let huge = self.policy.huge && pages.0 >= HUGE_PAGES;
-        let zone = usize::from(huge && geometry.small_granules < geometry.granules);
         let within = PageRange { start: Vpn(0), len: geometry.pages() };
-        let mut want = Wanted { span: Pages(pages.0 + guard.0), align, zone, within };
-        if zone == HUGE_ZONE {
+        let mut want = Wanted { span: Pages(pages.0 + guard.0), align, zone: 0, within };
+        let mut flags = self.flags;
+        if flags & flags::HUGE != 0 && pages.0 < HUGE_PAGES {
+            flags &= !flags::HUGE;
+        }
+        if flags & (flags::HUGE | flags::PLACED) != 0 {
+            want = self.placed(want, flags, geometry, limits)?;
+        }
+        let Request { bytes, zeroed, may_wait, no_fail, caller, .. } = *self;
+        Ok(Plan { bytes, pages, guard, want, zeroed, may_wait, no_fail, flags, caller })
+    }
+
+    /// What is wrong with a request that cannot be served; the first reason of several.
+    #[cold]
+    fn refusal(&self, limit: Pages, align_max: Pages) -> AllocError {
+        let Request { bytes, align_bytes, .. } = *self;
+        if bytes == 0 {
+            AllocError::ZeroSize
+        } else if Pages::for_bytes(bytes) > limit {
+            AllocError::TooBig { bytes, limit }
+        } else if !align_bytes.is_power_of_two() || Pages::for_bytes(align_bytes) > align_max {
+            AllocError::BadAlign { align_bytes, align_max_bytes: align_max.bytes() }
+        } else {
+            AllocError::MustWait
+        }
+    }
+
+    /// The place of an area in huge pages, or in a range that the caller chose.
+    fn placed(
+        &self,
+        want: Wanted,
+        flags: u64,
+        geometry: &Geometry,
+        limits: &Limits,
+    ) -> Result<Wanted, AllocError> {
+        let mut want = want;
+        if flags & flags::HUGE != 0 && geometry.small_granules < geometry.granules {
+            want.zone = HUGE_ZONE;
             // Whole huge pages each, so that the next one begins at a multiple again.
             want.span = Pages(want.span.0.next_multiple_of(HUGE_PAGES));
             want.align = want.align.max(Pages(HUGE_PAGES));
@@ -231,9 +264,7 @@ impl Request {
             want.within = offsets_in(range, want.span, geometry, limits)?;
             want.zone = PLACED_ZONE;
         }
-        let flags = self.flags | FramePolicy { huge, ..self.policy }.bits();
-        let Request { bytes, zeroed, may_wait, no_fail, caller, .. } = *self;
-        Ok(Plan { bytes, pages, guard, want, zeroed, may_wait, no_fail, flags, caller })
+        Ok(want)
     }
 }
 

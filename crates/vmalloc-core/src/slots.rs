@@ -10,13 +10,21 @@
 //! has changed the tag. One of the two sees the other; if each sees the other and steps back,
 //! whoever steps back last retires the chunk.
 //!
+//! Each lane begins at another slot of a chunk: two threads that start together have no neighbouring
+//! records, whose cache lines are fetched together, and no neighbouring pages, which share words and
+//! page tables elsewhere.
+//!
+//! A chunk in which nobody lives any more goes back to the granules, but for the last of its class
+//! that has room: who allocates and frees one area again and again makes no chunk each time. Before a
+//! request fails for want of granules, those go, too.
+//!
 //! Invariants: a slot belongs to whoever the record's state names; the bits only say where to
 //! look. Neighbours: above [`crate::granules`]; below [`crate::reserve`]. Linux: the per-node
 //! size pools, which hold what was freed; ours hold what was never used, too.
 
 use crate::class::{Class, GRANULE_PAGES, GRANULE_SHIFT, SLOTS_MAX, granules_for};
 use crate::granules::Granules;
-use crate::layout::{Geometry, Tables, ZONES};
+use crate::layout::{Tables, ZONES};
 use crate::machine::{Machine, NoMetadata};
 use crate::record::{Kind, Record, Shape, State};
 use crate::sync::{Ordering, fence};
@@ -77,7 +85,8 @@ impl<'a> Slots<'a> {
         if class.is_solo() || want.align.0 > GRANULE_PAGES || want.zone != 0 {
             return self.take_solo(want, machine);
         }
-        if let Some(slot) = self.take_from_chunks(class, want.align) {
+        let lane = machine.lane().index;
+        if let Some(slot) = self.take_from_chunks(class, want.align, lane) {
             return Ok(slot);
         }
         match self.new_chunk(class, want, machine) {
@@ -91,7 +100,8 @@ impl<'a> Slots<'a> {
     }
 
     /// Gives a slot back whose record is FREE already: mends the hints, and retires the chunk if
-    /// nothing lives there any more.
+    /// nothing lives there any more, unless it is the last one of its class with room: that is kept
+    /// for whoever comes next, until its pages are wanted.
     pub(crate) fn give(&self, id: usize) {
         let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
         let tables = self.tables();
@@ -101,8 +111,12 @@ impl<'a> Slots<'a> {
                 let bit = 1 << slot;
                 tables.parked(head).fetch_and(!bit, Ordering::AcqRel);
                 let left = tables.taken(head).fetch_and(!bit, Ordering::AcqRel) & !bit;
-                if left != 0 || !self.granules.retire(head) {
-                    tables.chunks_with_room(class).set(head);
+                let room = tables.chunks_with_room(class);
+                let is_last = || {
+                    room.next(0).is_none_or(|first| first == head) && room.next(head + 1).is_none()
+                };
+                if left != 0 || is_last() || !self.granules.retire(head) {
+                    room.set(head);
                 }
             }
             Some(Tag::Solo { .. }) => {
@@ -116,12 +130,12 @@ impl<'a> Slots<'a> {
         self.granules.tables
     }
 
-    fn take_from_chunks(&self, class: Class, align: Pages) -> Option<Slot> {
+    fn take_from_chunks(&self, class: Class, align: Pages, lane: usize) -> Option<Slot> {
         let room = self.tables().chunks_with_room(class);
         let eligible = class.aligned_slots(align);
         let mut from = 0;
         while let Some(head) = room.next(from) {
-            if let Some(slot) = self.take_in(head, class, eligible) {
+            if let Some(slot) = self.take_in(head, class, eligible, lane) {
                 return Some(slot);
             }
             let taken = self.tables().taken(head);
@@ -137,8 +151,9 @@ impl<'a> Slots<'a> {
         None
     }
 
-    /// Takes a slot of the chunk at `head`, if it is one of `class` and has one of `eligible`.
-    fn take_in(&self, head: usize, class: Class, eligible: u64) -> Option<Slot> {
+    /// Takes a slot of the chunk at `head`, if it is one of `class` and has one of `eligible`: the
+    /// first from where this lane begins, and round.
+    fn take_in(&self, head: usize, class: Class, eligible: u64, lane: usize) -> Option<Slot> {
         let tag = Tag::Chunk(class).encode();
         let taken = self.tables().taken(head);
         let fits = head + class.chunk_granules() <= self.tables().geometry().granules;
@@ -151,7 +166,7 @@ impl<'a> Slots<'a> {
             if free == 0 {
                 return None;
             }
-            let slot = free.trailing_zeros() as usize;
+            let slot = first_from(class.first_slot(lane), free);
             // AcqRel: as a lock would; the record below is the truth.
             if taken.fetch_or(1 << slot, Ordering::AcqRel) >> slot & 1 == 0
                 && let Some(slot) = self.claim(head, slot, class)
@@ -221,10 +236,11 @@ impl<'a> Slots<'a> {
         self.tables().taken(head).store(0, Ordering::Relaxed);
         self.tables().parked(head).store(0, Ordering::Relaxed);
         self.granules.publish(head..head + len, Tag::Chunk(class));
-        let slot = self.take_in(head, class, class.aligned_slots(want.align));
+        let lane = machine.lane().index;
+        let slot = self.take_in(head, class, class.aligned_slots(want.align), lane);
         self.tables().chunks_with_room(class).set(head);
         // Others may have emptied it already, or a stale record stands in the way: look again.
-        slot.or_else(|| self.take_from_chunks(class, want.align))
+        slot.or_else(|| self.take_from_chunks(class, want.align, lane))
             .ok_or_else(|| SlotError::NoHole { largest: self.largest(want.zone) })
     }
 
@@ -232,10 +248,14 @@ impl<'a> Slots<'a> {
         let len = granules_for(want.span);
         let align = (want.align.0 >> GRANULE_SHIFT).max(1) as usize;
         let head = match want.zone {
-            PLACED_ZONE => match self.granules.take_within(want.within, want.span, align) {
-                Ok(head) => head,
-                Err(e) => return self.take_by_scan(want).ok_or(no_hole(e.largest)),
-            },
+            PLACED_ZONE => {
+                let take = || self.granules.take_within(want.within, want.span, align);
+                match take().or_else(|e| if self.granules.retire_idle() { take() } else { Err(e) })
+                {
+                    Ok(head) => head,
+                    Err(e) => return self.take_by_scan(want).ok_or(no_hole(e.largest)),
+                }
+            }
             zone => self.take_granules(zone, len, align)?,
         };
         self.commit(head, len, machine)?;
@@ -263,7 +283,7 @@ impl<'a> Slots<'a> {
             match Tag::decode(self.tables().tag(head).load(Ordering::Acquire))? {
                 Tag::Chunk(class) if class.stride() >= want.span => {
                     let slots = class.aligned_slots(want.align) & slots_within(head, class, &want);
-                    self.take_in(head, class, slots)
+                    self.take_in(head, class, slots, 0)
                 }
                 _ => None,
             }
@@ -271,8 +291,9 @@ impl<'a> Slots<'a> {
     }
 
     fn take_granules(&self, zone: usize, len: usize, align: usize) -> Result<usize, SlotError> {
-        self.granules
-            .take(zone, len, align)
+        let take = || self.granules.take(zone, len, align);
+        take()
+            .or_else(|e| if self.granules.retire_idle() { take() } else { Err(e) })
             .map_err(|_| SlotError::NoHole { largest: self.largest(zone) })
     }
 
@@ -305,6 +326,13 @@ fn slots_within(head: usize, class: Class, want: &Wanted) -> u64 {
     (0..class.slots()).filter(fits).fold(0, |slots, slot| slots | 1 << slot)
 }
 
+/// The lowest bit of `bits` from bit `first` on, and round: there is one.
+#[inline]
+fn first_from(first: usize, bits: u64) -> usize {
+    let above = bits & u64::MAX << first;
+    if above == 0 { bits } else { above }.trailing_zeros() as usize
+}
+
 fn no_hole(largest_granules: usize) -> SlotError {
     SlotError::NoHole { largest: Pages((largest_granules as u64) << GRANULE_SHIFT) }
 }
@@ -321,29 +349,59 @@ pub(crate) fn placed(tables: Tables<'_>, record: Record<'_>) -> Option<(State, S
 /// The pages of the slot that record `id` describes, as offsets in the window.
 #[inline]
 pub(crate) fn slot_pages(tables: Tables<'_>, id: usize) -> Option<PageRange> {
-    let head = id / SLOTS_MAX;
-    if head >= tables.geometry().granules {
-        return None;
-    }
-    let tag = Tag::decode(tables.tag(head).load(Ordering::Acquire))?.settled();
-    slot_of(tag, tables.geometry(), id)
+    slot_and_tag(tables, id).map(|(pages, _)| pages)
 }
 
-/// The same, where the record's granule has this tag, which may say what does not fit the window.
+/// The same, and the tag that says so.
 #[inline]
-pub(crate) fn slot_of(tag: Tag, geometry: &Geometry, id: usize) -> Option<PageRange> {
+pub(crate) fn slot_and_tag(tables: Tables<'_>, id: usize) -> Option<(PageRange, u64)> {
+    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+    if head >= tables.granules() {
+        return None;
+    }
+    let bits = tables.tag(head).load(Ordering::Acquire);
+    let pages = match Tag::chunk(bits) {
+        Some(class) => slot_in_chunk(class, tables.granules(), head, slot),
+        None => slot_elsewhere(bits, tables.granules(), id),
+    };
+    Some((pages?, bits))
+}
+
+/// The pages of a slot in a chunk of this class, which may not fit a window of so many granules, nor
+/// have a slot of that number.
+#[inline]
+pub(crate) fn slot_in_chunk(
+    class: Class,
+    granules: usize,
+    head: usize,
+    slot: usize,
+) -> Option<PageRange> {
+    if slot >= class.slots() || head + class.chunk_granules() > granules {
+        return None;
+    }
+    let start = ((head as u64) << GRANULE_SHIFT) + slot as u64 * class.stride().0;
+    Some(PageRange { start: Vpn(start), len: class.stride() })
+}
+
+/// The pages of slot `id`, where the tag of its granule is none of a chunk in use.
+fn slot_elsewhere(bits: u64, granules: usize, id: usize) -> Option<PageRange> {
+    slot_of(Tag::decode(bits)?.settled(), granules, id)
+}
+
+/// The same, where the record's granule has this tag, which may say what does not fit a window of so
+/// many granules.
+#[inline]
+pub(crate) fn slot_of(tag: Tag, window: usize, id: usize) -> Option<PageRange> {
     let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
     let start = (head as u64) << GRANULE_SHIFT;
     match tag {
-        Tag::Chunk(class)
-            if slot < class.slots() && head + class.chunk_granules() <= geometry.granules =>
-        {
-            let start = Vpn(start + slot as u64 * class.stride().0);
-            Some(PageRange { start, len: class.stride() })
-        }
-        Tag::Solo { granules } if slot == 0 && head + granules <= geometry.granules => {
+        Tag::Chunk(class) => slot_in_chunk(class, window, head, slot),
+        Tag::Solo { granules } if slot == 0 && head + granules <= window => {
             Some(PageRange { start: Vpn(start), len: Pages((granules as u64) << GRANULE_SHIFT) })
         }
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,15 +93,20 @@ impl Tag {
         }
     }
 
+    /// The class, if `bits` are those of a chunk: what most calls look at, in few steps.
+    #[inline]
+    pub(crate) fn chunk(bits: u64) -> Option<Class> {
+        let class = (bits >> 16) as usize;
+        if bits & 0xffff == CHUNK && class < SLOT_CLASSES { Class::from_index(class) } else { None }
+    }
+
     /// What `bits` say, or `None` for a word that we never write.
     #[inline]
     pub(crate) fn decode(bits: u64) -> Option<Tag> {
-        // What an allocation or a free of a known area looks at: most of them, in few steps.
-        let class = (bits >> 16) as usize;
-        if bits & 0xffff == CHUNK && class < SLOT_CLASSES {
-            return Class::from_index(class).map(Tag::Chunk);
+        match Tag::chunk(bits) {
+            Some(class) => Some(Tag::Chunk(class)),
+            None => Tag::decode_any(bits),
         }
-        Tag::decode_any(bits)
     }
 
     fn decode_any(bits: u64) -> Option<Tag> {

@@ -22,7 +22,7 @@ pub struct Verified {
     pub parked: usize,
     /// Pages of both, guards left out.
     pub pages: Pages,
-    /// Granules that nobody owns.
+    /// Granules that nobody owns, or of a chunk in which nobody lives.
     pub free_granules: usize,
 }
 
@@ -128,8 +128,13 @@ pub(crate) fn verify<M: Machine>(context: &Context<'_, M>) -> Result<Verified, V
                 _ => return Err(VerifyError::Tag { granule: b, bits }),
             }
         }
+        let areas = seen.areas + seen.parked;
         for slot in 0..slots {
             verify_slot(context, g, slot, &mut seen, &mut parked)?;
+        }
+        if slots > 0 && seen.areas + seen.parked == areas {
+            // Kept for whoever comes next, and anyone's who wants its granules.
+            seen.free_granules += len;
         }
         g += len;
     }

@@ -20,6 +20,7 @@ use crate::vread::vread;
 impl<'a, M: Machine> Engine<'a, M> {
     /// The area around an address, in whatever state. Linux: `find_vm_area`.
     #[must_use]
+    #[inline]
     pub fn find(&self, addr: VirtAddr) -> Option<Area> {
         registry::find(&self.context, addr)
     }

@@ -183,7 +183,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
             start: self.context.start,
         };
         let request = mapping(bytes, prot, kind).align_bytes(align.bytes());
-        let plan = request.plan(self.geometry(), &limits)?;
+        let plan = request.plan(&self.geometry(), &limits)?;
         self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backed = adopt(reserved, frames).map_err(AllocError::Back)?;

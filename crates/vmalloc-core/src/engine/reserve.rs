@@ -122,7 +122,7 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
             user_align: Pages(1),
             start: self.context.start,
         };
-        let plan = request.with_flags(kind).plan(self.geometry(), &limits)?;
+        let plan = request.with_flags(kind).plan(&self.geometry(), &limits)?;
         self.counted(self.with_purge(&plan, || {
             let reserved = reserve(&self.context, &plan)?;
             let backed = adopt(reserved, &[]).map_err(AllocError::Back)?;

@@ -1,7 +1,7 @@
 //! The short ways: an area freed as it was taken, and the caller's frames shown again.
 //!
 //! ```text
-//!   vfree, vunmap  LIVE(me) ─CAS▶ PARKED(me)     a look at two words says that nothing else is due
+//!   vfree, free    LIVE(me) ─CAS▶ PARKED(me)     a look at two words says that nothing else is due
 //!   vmap           PARKED(me) ─CAS▶ LIVE(me)     the same frames, in order, with the same rights
 //! ```
 //!
@@ -11,7 +11,8 @@
 //! parked area shows them is a hint of the machine's, by the first frame; the backing's extents
 //! decide, and the record's CAS.
 //!
-//! Where words are shared with other processes, the long walks check more: there this is not used.
+//! Where words are shared with other processes, an area is freed by its handle this way, and by its
+//! address the long one, which checks more.
 //! Linux: no counterpart. Its `vunmap` clears the entries at once, and its `vmap` writes them anew.
 
 use super::{Engine, Freed};
@@ -22,6 +23,7 @@ use crate::machine::{Backing, Machine};
 use crate::prot::Prot;
 use crate::publish::{Area, AreaId};
 use crate::record::{Kind, Record, State, flags, next_generation};
+use crate::slots::slot_pages;
 use crate::sync::Ordering;
 use crate::tag::Tag;
 use crate::units::{Extent, PAGE_SIZE, PageRange, VirtAddr, Vpn};
@@ -31,18 +33,40 @@ const DUE: u64 = flags::NO_REUSE | flags::RESET_PERMS;
 
 impl<M: Machine> Engine<'_, M> {
     /// Parks the area whose first byte is `addr`, if that is all there is to do.
-    #[inline]
-    pub(super) fn free_warm(&self, addr: VirtAddr, vmapped: bool) -> Option<Freed> {
+    #[inline(always)] // `vfree` is little else
+    pub(super) fn free_warm_at(&self, addr: VirtAddr, vmapped: bool) -> Option<Freed> {
         if M::IN_PLACE {
             return None;
         }
-        let context = &self.context;
         let record = self.begins_at(addr)?;
-        let live = record.is_in(Kind::Live, context.me)?;
-        let (pages, flags) = (record.pages(), record.flags());
-        if flags & DUE != 0 || (flags & flags::FOREIGN != 0) != vmapped {
+        let live = record.is_in(Kind::Live, self.context.me)?;
+        let flags = record.flags();
+        if (flags & flags::FOREIGN != 0) != vmapped {
             return None;
         }
+        self.park_warm(record, live, flags)
+    }
+
+    /// The same for the tenant `generation` of area `id`.
+    #[inline(always)] // as `free` is
+    pub(super) fn free_warm(&self, id: AreaId, generation: u64) -> Option<Freed> {
+        // Handles are the caller's: this one may be no area's.
+        slot_pages(self.context.tables, id.0 as usize)?;
+        let record = self.context.record(id.0 as usize);
+        let live = record.is_in(Kind::Live, self.context.me)?;
+        if live.generation != generation {
+            return None;
+        }
+        self.park_warm(record, live, record.flags())
+    }
+
+    /// LIVE → PARKED, if that is all there is to do.
+    #[inline(always)] // as both above
+    fn park_warm(&self, record: Record<'_>, live: State, flags: u64) -> Option<Freed> {
+        if flags & DUE != 0 {
+            return None;
+        }
+        let (context, pages) = (&self.context, record.pages());
         let tally = context.tally();
         // As in `lazy::park`: counted in before anyone can count it out.
         context.add_lazy(&tally, pages);

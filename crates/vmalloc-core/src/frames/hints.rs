@@ -22,7 +22,7 @@ use super::claim::starts;
 use super::layout::{LANE_WORDS, LANES, ones};
 use super::{BLOCK_ORDER, BLOCK_WORDS, Buddy, FULL, WORD_ORDER};
 use crate::sync::{AtomicU64, Ordering};
-use crate::units::Order;
+use crate::units::{Extent, Order};
 use core::ops::{ControlFlow, Range};
 
 /// How often a refresh looks again. Each round but the first means that another CPU moved the
@@ -36,21 +36,19 @@ impl Buddy<'_> {
     /// Whether the block of `slot` has a free frame, and whether it is wholly free: by its bits.
     pub(super) fn survey(&self, slot: usize) -> (bool, bool) {
         let first = self.shape.first_word(slot);
-        let is_inner = self.shape.valid(first) & self.shape.valid(first + BLOCK_WORDS - 1) == FULL;
-        let (mut has_empty, mut has_full) = (false, false);
+        let frames = Extent { start: self.shape.pfn(first), len: BLOCK_ORDER.pages() };
+        let is_inner = self.shape.holds(frames);
+        let (mut any, mut all) = (0, FULL);
         for (index, bits) in self.bits[first..first + BLOCK_WORDS].iter().enumerate() {
             let bits =
                 if is_inner { bits.load(Ordering::SeqCst) } else { self.load(first + index) };
-            match bits {
-                0 => has_empty = true,
-                FULL => has_full = true,
-                _ => return (true, false),
-            }
-            if has_empty && has_full {
+            any |= bits;
+            all &= bits;
+            if any != 0 && all != FULL {
                 return (true, false);
             }
         }
-        (has_full, has_full)
+        (any != 0, any != 0)
     }
 
     /// [`Buddy::survey`] of the slots `mask` of hint word `hint`, as two masks.
@@ -77,7 +75,17 @@ impl Buddy<'_> {
 
     /// Writes the hints of one block from its bits.
     pub(super) fn refresh(&self, slot: usize) {
-        self.refresh_mask(slot / 64, 1 << (slot % 64));
+        let (hint, bit) = (slot / 64, slot % 64);
+        for _ in 0..REFRESH_ROUNDS {
+            let (some, whole) = self.survey(slot);
+            let wanted = |is: bool| u64::from(is) << bit;
+            // Not `||`: as in `refresh_mask`.
+            if !(settle(&self.some[hint], wanted(some), 1 << bit)
+                | settle(&self.whole[hint], wanted(whole), 1 << bit))
+            {
+                return;
+            }
+        }
     }
 
     /// Writes the hints of some blocks from their bits.
@@ -90,9 +98,13 @@ impl Buddy<'_> {
 
     /// Writes the hints of the blocks that some words belong to.
     pub(super) fn refresh_words(&self, words: Range<usize>) {
-        if !words.is_empty() {
-            let last = self.shape.slot_of_word(words.end - 1);
-            self.refresh_slots(self.shape.slot_of_word(words.start)..last + 1);
+        if words.is_empty() {
+            return;
+        }
+        let first = self.shape.slot_of_word(words.start);
+        match self.shape.slot_of_word(words.end - 1) {
+            last if last == first => self.refresh(first),
+            last => self.refresh_slots(first..last + 1),
         }
     }
 

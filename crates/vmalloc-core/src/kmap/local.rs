@@ -166,7 +166,7 @@ impl<'a, H: Mapper + Tlb> KmapLocal<'a, H> {
     }
 
     /// Gives the page back: only with proof that its CPU cannot reach it.
-    fn settle(&self, cpu: usize, slot: usize, flushed: &FlushedLocal) {
+    fn settle(&self, cpu: usize, slot: usize, flushed: &FlushedLocal<1>) {
         let page = self.page(cpu, slot);
         assert!(flushed.covers(page), "{page} was not flushed");
         self.clear(cpu, slot);

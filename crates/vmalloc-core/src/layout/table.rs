@@ -1,6 +1,8 @@
 //! Which table a word belongs to: for tools that look at a window from outside, and say so.
 
-use super::{COUNTER_WORDS, Geometry, LANE_WORDS, LANES, RECORD_WORDS, ZONE_WORDS, ZONES};
+use super::{
+    COUNTER_WORDS, Geometry, LANE_WORDS, LANES, RECORD_WORDS, STATS_AT, ZONE_WORDS, ZONES,
+};
 use core::ops::Range;
 
 /// One of the tables, in the order in which they lie.
@@ -56,7 +58,7 @@ impl Geometry {
         match table {
             Table::Zones => 0..ZONES * ZONE_WORDS,
             Table::Counters => ZONES * ZONE_WORDS..ZONES * ZONE_WORDS + COUNTER_WORDS,
-            Table::Stats => self.stats_at()..self.stats_at() + self.members * LANES * LANE_WORDS,
+            Table::Stats => STATS_AT..STATS_AT + self.members * LANES * LANE_WORDS,
             Table::Tags => tags..tags + granules,
             Table::Taken => tags + granules..tags + 2 * granules,
             Table::Parked => tags + 2 * granules..tags + 3 * granules,

@@ -151,7 +151,7 @@ impl<'a> Group<'a> {
     }
 
     /// The run is unmapped: closing → dirty. The obligation stays here until [`Group::claim`].
-    pub(super) fn park(&self, first: u64, len: u64, unmapped: PendingFlush) {
+    pub(super) fn park(&self, first: u64, len: u64, unmapped: PendingFlush<1>) {
         drop(unmapped);
         // Release: whoever claims it flushes after the unmapping.
         self.dirty().fetch_or(mask(first, len), Ordering::AcqRel);

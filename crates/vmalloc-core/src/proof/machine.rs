@@ -8,7 +8,7 @@ extern crate std;
 
 use crate::sync::AtomicU64;
 use crate::{
-    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Machine,
+    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Lane, Machine,
     MapError, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
 };
 #[cfg(any(loom, shuttle))]
@@ -30,6 +30,8 @@ pub(crate) struct Pool {
     /// How many pages may have memory behind them at once.
     pub(crate) capacity: Pages,
     pub(crate) backed: Mutex<BTreeSet<u64>>,
+    /// The lane in which everybody counts.
+    pub(crate) lane: usize,
 }
 
 /// One member's way to the pool.
@@ -42,7 +44,7 @@ pub(crate) fn owner(n: usize) -> Owner {
 
 impl Pool {
     pub(crate) fn new(geometry: Geometry, words: Vec<AtomicU64>) -> Pool {
-        Pool { words, geometry, capacity: geometry.pages(), backed: Mutex::default() }
+        Pool { words, geometry, capacity: geometry.pages(), backed: Mutex::default(), lane: 0 }
     }
 
     pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
@@ -87,6 +89,10 @@ impl Machine for InPlace<'_> {
 
     fn free(&self) -> Pages {
         Pages(self.capacity().0 - self.0.backed() as u64)
+    }
+
+    fn lane(&self) -> Lane {
+        Lane { index: self.0.lane, is_mine: false }
     }
 
     fn may_wait(&self) -> bool {

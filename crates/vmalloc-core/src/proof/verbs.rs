@@ -121,7 +121,9 @@ fn parked_area_has_one_taker() {
         world.free(1, &area);
         let take = |member| {
             Box::new(move |w: &World| {
-                if let Some(area) = lazy::revive(&w.pool.context(member), &w.pool.plan(3)) {
+                let (context, plan) = (w.pool.context(member), w.pool.plan(3));
+                let last = lazy::revive_last(&context, &plan);
+                if let Some(area) = last.or_else(|| lazy::revive(&context, &plan)) {
                     let was = w.marks.lock().unwrap().insert(area.pages.start.0, member as u64);
                     assert!(was.is_none(), "two have one area");
                 }

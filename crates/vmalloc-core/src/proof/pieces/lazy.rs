@@ -49,7 +49,9 @@ impl World {
     }
 
     fn revive(&self, member: usize) {
-        if lazy::revive(&self.pool.context(member), &self.pool.plan(PAGES)).is_some() {
+        let (context, plan) = (self.pool.context(member), self.pool.plan(PAGES));
+        let last = lazy::revive_last(&context, &plan);
+        if last.or_else(|| lazy::revive(&context, &plan)).is_some() {
             let mut taken = self.taken.lock().unwrap();
             *taken += 1;
             assert_eq!(*taken, 1, "two have one area");
