@@ -26,11 +26,14 @@
 mod error;
 mod group;
 
+#[cfg(loom)]
+mod proof;
+
 pub use error::{AliasesError, MapRamError, SetupError, UnmapRamError};
 
 use crate::flush::{BATCH, PendingFlush, unmap_run};
 use crate::platform::{MapError, Mapper, Prot, Tlb};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, tries};
 use crate::units::{Extent, PageRange, Pages, VirtAddr, Vpn};
 use group::{GROUP_PAGES, GROUP_WORDS, Group, NotARun};
 
@@ -44,7 +47,7 @@ const GROUPS: usize = (BLOCK_PAGES.0 / GROUP_PAGES) as usize;
 /// Words a CPU's hint: one is used, the rest keep it alone on its cache line.
 const HINT_WORDS: usize = 8;
 /// How many turns a caller without room waits for a shootdown of others before it gives up.
-const WAITS_MAX: u32 = 1 << 16;
+const WAITS_MAX: usize = tries(1 << 16);
 
 /// A window of short-lived maps. All methods take `&self`: CPUs share it.
 ///

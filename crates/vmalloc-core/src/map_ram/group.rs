@@ -127,13 +127,19 @@ impl<'a> Group<'a> {
             if live >> first & 1 == 0 {
                 return Err(NotARun::Dead);
             }
-            if starts >> first & 1 == 0 {
-                // A stranger's question: what is not exact here is exact when nobody is at work.
-                return Err(NotARun::Interior { before: run_before(live & !ends, first) });
-            }
             let pages = u64::from((ends >> first).trailing_zeros().min(63)) + 1;
-            if pages != len {
-                return Err(NotARun::Length { pages });
+            let is_begun = starts >> first & 1 == 1;
+            if !is_begun || pages != len {
+                // Another may have closed it since, and taken the marks away.
+                let now = self.live().load(Ordering::Acquire);
+                if now != live {
+                    live = now;
+                    continue;
+                }
+                // What is not exact here is exact when nobody is at work.
+                let before = run_before(live & !ends, first);
+                let interior = NotARun::Interior { before };
+                return Err(if is_begun { NotARun::Length { pages } } else { interior });
             }
             match self.live().compare_exchange_weak(
                 live,
