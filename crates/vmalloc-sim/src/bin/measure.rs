@@ -24,7 +24,7 @@ const SAMPLES: usize = 2_000;
 /// Fewer are no figure.
 const SAMPLES_MIN: usize = 50;
 /// How long a figure may take.
-const TIME: Duration = Duration::from_secs(8);
+const TIME: Duration = Duration::from_secs(15);
 /// Steps of a sample of a constant.
 const STEPS: u32 = 1_000;
 /// Turns of a sample of work: some tens of microseconds.

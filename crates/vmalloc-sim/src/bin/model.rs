@@ -174,7 +174,7 @@ impl Model {
             Workload::Mixed => (200, 700 * US, 500 * US),
             // Until the tags are in each CPU's cache.
             Workload::Find => (0, 3_000 * US, 200 * US),
-            Workload::Purge => (500, 500 * US, 1_500 * US),
+            Workload::Purge => (500, 1_000 * US, 4_000 * US),
         };
         // What is looked at is the address layer: a free of these is a shootdown each.
         let free = Costs { shootdown: 0, shootdown_each: 0, interrupted: 0, ..costs };
@@ -242,6 +242,7 @@ fn ns(ps: Ps) -> String {
 /// Three digits, no more.
 fn figure(value: f64) -> String {
     match value.abs() {
+        size if !size.is_finite() => "–".into(),
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
         size if size >= 0.9995 || size == 0.0 => format!("{value:.2}"),
@@ -301,6 +302,7 @@ fn check(model: &Model) {
             else {
                 if workload != Workload::Purge {
                     let foretold = figure(foretold);
+                    let name = workload.name();
                     println!("| `{name}` | {threads} | too few samples | – | – | {foretold} | – |");
                 }
                 continue;
