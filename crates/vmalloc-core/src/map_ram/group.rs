@@ -181,7 +181,7 @@ impl<'a> Group<'a> {
 
     /// Flushing → free, by who claimed it: only with proof that no CPU can reach the pages.
     /// Returns how many.
-    pub(super) fn settle(&self, flushed: &Flushed) -> Pages {
+    pub(super) fn settle<const N: usize>(&self, flushed: &Flushed<N>) -> Pages {
         let ours = self.flushing().load(Ordering::Acquire);
         if let Some(hull) = self.hull(ours) {
             assert!(flushed.covers(hull), "{hull} was not flushed");
