@@ -33,9 +33,10 @@ pub(crate) const SECOND_BINS: usize = 32;
 pub(crate) const ZONE_WORDS: usize = 8 + FIRST_BINS + FIRST_BINS * SECOND_BINS;
 /// Zones: one for slots and small areas, one for those that want huge pages.
 pub(crate) const ZONES: usize = 2;
-const COUNTER_WORDS: usize = 8;
-/// Where the members' counters begin.
+const COUNTER_WORDS: usize = 16;
+/// Where the members' counters begin: at a pair of cache lines, since a lane has one to itself.
 const STATS_AT: usize = ZONES * ZONE_WORDS + COUNTER_WORDS;
+const _: () = assert!(STATS_AT.is_multiple_of(LANE_WORDS));
 /// Lanes a member has: its threads count each in one of its own, as long as there are enough.
 pub const LANES: usize = crate::sync::lanes(8);
 /// Words of a lane: two cache lines.
@@ -402,8 +403,9 @@ impl<'a> Tables<'a> {
 pub(crate) enum Counter {
     /// Pages of parked areas, but for what the lanes have not brought here yet ([`Stat::Lazy`]).
     LazyPages = 0,
-    /// Numbers given to reservations, so that a slot's tenants can be told apart.
-    Births = 1,
+    /// Numbers given to reservations, so that a slot's tenants can be told apart. On a line of its
+    /// own: each fresh area writes it, each free reads the other.
+    Births = 8,
 }
 
 /// What a member's counters count.

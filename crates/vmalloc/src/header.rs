@@ -19,7 +19,7 @@ use vmalloc_core::{Owner, PAGE_SIZE, PageRange, Pages};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"vmalloc\x01");
 /// The layout's version: a pool of another one is refused.
-pub(crate) const VERSION: u64 = 4;
+pub(crate) const VERSION: u64 = 5;
 /// Words of header before the tables.
 const HEADER_WORDS: usize = NAMES_AT + NAMES * NAME_WORDS;
 const MEMBERS_AT: usize = 64;
