@@ -77,20 +77,20 @@ const REASONS: &[(&str, &str, &str)] = &[
     (
         "share/",
         "iceoryx2",
-        "Filling and reading the bytes is most of the cycle, and the same for both. A slot of iceoryx2 goes to \
-         its next message as it is; an area of ours that was shared is zeroed before its next owner has it.",
+        "Filling and reading the bytes is most of the cycle, and the same for both. What is left is a token \
+         that is looked up, a claim and a presence cell.",
     ),
     (
         "share/",
         "boost.interprocess",
-        "Filling and reading the bytes is most of the cycle, and the same for both. A block of boost goes to \
-         its next owner as it is; an area of ours that was shared is zeroed before its next owner has it.",
+        "Filling and reading the bytes is most of the cycle, and the same for both. What is left is a token \
+         that is looked up, a claim and a presence cell; boost hands over an offset.",
     ),
     (
         "share/",
         "memfd + SCM_RIGHTS",
-        "Filling and reading the bytes is most of a warm cycle, and the same for both; an area that was \
-         shared is zeroed before its next owner has it, which is one more pass.",
+        "Filling and reading the bytes is most of a warm cycle, and the same for both: the larger the block, \
+         the less of it is the memfd's new pages.",
     ),
     (TWO_THREADS, NOBODY, CONTENTION),
 ];

@@ -308,6 +308,7 @@ impl<'a> Header<'a> {
     }
 
     /// Pages that a member may hold: its own quota, or the one for all, if there is any.
+    #[inline]
     pub(crate) fn quota_of(&self, owner: Owner) -> Option<Pages> {
         pages_if_any(&self.member(owner).words[4]).or_else(|| pages_if_any(&self.words[AT_QUOTA]))
     }
@@ -350,6 +351,7 @@ impl<'a> Header<'a> {
     }
 
     /// A member's slot.
+    #[inline]
     pub(crate) fn member(&self, owner: Owner) -> MemberSlot<'a> {
         let start = MEMBERS_AT + (owner.number() - 1) * MEMBER_WORDS;
         MemberSlot { words: &self.words[start..][..MEMBER_WORDS] }
@@ -379,6 +381,7 @@ impl<'a> Header<'a> {
 }
 
 /// A number of pages that somebody may have set; 0 for none.
+#[inline]
 fn pages_if_any(word: &AtomicU64) -> Option<Pages> {
     // Relaxed: it guards no other memory.
     Some(Pages(word.load(Ordering::Relaxed))).filter(|pages| pages.0 > 0)

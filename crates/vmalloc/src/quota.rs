@@ -58,6 +58,7 @@ impl Used {
 
 impl Member {
     /// Asks whether this member may hold `pages` more.
+    #[inline]
     pub(crate) fn claim(&self, pages: Pages) -> Result<Claimed<'_>, OverQuota> {
         let used = &self.ground.used;
         let quota = self.ground.header().quota_of(self.me);
@@ -68,6 +69,13 @@ impl Member {
             }
             return Ok(Claimed { used, pages: 0, is_held: true });
         };
+        self.claim_within(quota, pages)
+    }
+
+    /// The same, where there is a quota.
+    #[cold]
+    fn claim_within(&self, quota: Pages, pages: Pages) -> Result<Claimed<'_>, OverQuota> {
+        let used = &self.ground.used;
         used.under_way.fetch_add(pages.0, Ordering::Relaxed);
         let claimed = Claimed { used, pages: pages.0, is_held: false };
         let known = used.pages.load(Ordering::Relaxed);
@@ -92,6 +100,7 @@ impl Member {
     }
 
     /// Says that this member holds `pages` less. A load where there is no quota.
+    #[inline]
     pub(crate) fn unclaim(&self, pages: Pages) {
         let used = &self.ground.used.pages;
         if used.load(Ordering::Relaxed) != UNKNOWN {
@@ -108,6 +117,7 @@ impl Claimed<'_> {
 }
 
 impl Drop for Claimed<'_> {
+    #[inline]
     fn drop(&mut self) {
         if self.pages == 0 {
             return; // no quota

@@ -106,7 +106,17 @@ impl Claims {
     /// # Panics
     ///
     /// If the run passes the table: the mapping has checked it.
+    #[inline]
     pub(crate) fn take(&self, first: u64, len: u64) -> Result<(), Taken> {
+        match self.one_word(first, len) {
+            Some((word, mask)) => take_bits(word, mask),
+            None => self.take_all(first, len),
+        }
+    }
+
+    // Not inlined: it would cost the short way its registers.
+    #[inline(never)]
+    fn take_all(&self, first: u64, len: u64) -> Result<(), Taken> {
         let mut done = 0;
         while done < len {
             match self.take_some(first + done, len - done) {
@@ -121,7 +131,16 @@ impl Claims {
     }
 
     /// Ends a claim that [`Claims::take`] made of exactly these pages.
+    #[inline]
     pub(crate) fn put(&self, first: u64, len: u64) {
+        match self.one_word(first, len) {
+            Some((word, mask)) => put_bits(word, mask),
+            None => self.put_all(first, len),
+        }
+    }
+
+    #[inline(never)]
+    fn put_all(&self, first: u64, len: u64) {
         let mut done = 0;
         while done < len {
             done += self.put_some(first + done, len - done);
@@ -264,10 +283,7 @@ impl Claims {
             _ => return None,
         }
         let (pages, mask, count) = self.page_word(first, len);
-        let taken = pages.fetch_update(Ordering::Acquire, Ordering::Relaxed, |bits| {
-            (bits & mask == 0).then_some(bits | mask)
-        });
-        taken.is_ok().then_some(count)
+        take_bits(pages, mask).ok().map(|()| count)
     }
 
     /// Frees a piece from the front of a claimed run and says how many pages that was.
@@ -291,19 +307,21 @@ impl Claims {
         }
 
         let (pages, mask, count) = self.page_word(first, len);
-        // Release, both: pair with the Acquire in `take_some`. Planted, for Miri and ThreadSanitizer to
-        // find: what was written may come later.
-        let release = if is_planted() { Ordering::Relaxed } else { Ordering::Release };
-        let before = if mask == u64::MAX {
-            // All 64 pages are this claim's, so nobody else writes the word: no atomic step.
-            let before = pages.load(Ordering::Relaxed);
-            pages.store(0, release);
-            before
-        } else {
-            pages.fetch_and(!mask, release)
-        };
-        debug_assert_eq!(before & mask, mask, "pages from {first:#x} were not claimed");
+        put_bits(pages, mask);
         count
+    }
+
+    /// The word and the bits of a run within one word of a SMALL block, as most small areas are.
+    #[inline]
+    fn one_word(&self, first: u64, len: u64) -> Option<(&AtomicU64, u64)> {
+        if len == 0 || first % 64 + len > 64 {
+            return None;
+        }
+        let block = first / PAGES_A_BLOCK;
+        // Acquire: pairs with the Release in `break_up`.
+        let seen = self.block_word(block).load(Ordering::Acquire);
+        let is_small = seen >> (2 * (block % BLOCKS_A_WORD)) & SMALL != 0;
+        is_small.then(|| (&self.pages[spot(first / 64)], low_bits(len) << (first % 64)))
     }
 
     fn block_word(&self, block: u64) -> &AtomicU64 {
@@ -339,6 +357,32 @@ fn is_planted() -> bool {
 /// Set by the canary, which runs alone.
 #[cfg(tsan)]
 pub static PLANTED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Claims the pages of a word that `mask` names, if none of them is claimed.
+#[inline]
+fn take_bits(word: &AtomicU64, mask: u64) -> Result<(), Taken> {
+    let free = |bits: u64| (bits & mask == 0).then_some(bits | mask);
+    // Acquire: pairs with the Release in `put_bits`, so that the last holder's reads and writes are
+    // over.
+    word.fetch_update(Ordering::Acquire, Ordering::Relaxed, free).map(drop).map_err(|_| Taken)
+}
+
+/// Frees them.
+#[inline]
+fn put_bits(word: &AtomicU64, mask: u64) {
+    // Release, both: pair with the Acquire in `take_bits`. Planted, for Miri and ThreadSanitizer to
+    // find: what was written may come later.
+    let release = if is_planted() { Ordering::Relaxed } else { Ordering::Release };
+    let before = if mask == u64::MAX {
+        // All 64 pages are this claim's, so nobody else writes the word: no atomic step.
+        let before = word.load(Ordering::Relaxed);
+        word.store(0, release);
+        before
+    } else {
+        word.fetch_and(!mask, release)
+    };
+    debug_assert_eq!(before & mask, mask, "pages that were not claimed");
+}
 
 /// How many whole blocks the run begins with.
 fn whole_blocks(first: u64, len: u64) -> u64 {
