@@ -2,7 +2,9 @@
 //! what a new owner finds in memory that had another one.
 
 use crate::peer::Peer;
-use crate::support::{KIB, MIB, Mount, PAGE, Random, Scratch, assert_empty, is_root, skip};
+use crate::support::{
+    KIB, MIB, Mount, PAGE, Random, Scratch, assert_empty, is_root, skip, wait_until,
+};
 use std::path::Path;
 use vmalloc::core::{BackError, FlushError, PurgeError};
 use vmalloc::testing::Plan;
@@ -129,11 +131,14 @@ fn a_full_tmpfs_is_an_error_and_never_a_signal() {
 /// Fills the file system of `path` but for `left` pages.
 fn fill_up(path: &Path, left: u64) {
     let file = std::fs::File::create(path).unwrap();
-    let stat = rustix::fs::fstatvfs(&file).unwrap();
-    let bytes = (stat.f_bavail - left) * stat.f_frsize;
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
-    let stat = rustix::fs::fstatvfs(&file).unwrap();
-    assert_eq!(stat.f_bavail, left);
+    let free = || rustix::fs::fstatvfs(&file).unwrap();
+    let mut bytes = 0;
+    // What was removed before may be given back only now.
+    wait_until("the file system is full", || {
+        bytes += free().f_bavail.saturating_sub(left) * free().f_frsize;
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+        free().f_bavail == left
+    });
 }
 
 /// Goal: each bad argument is refused with its value, and changes nothing.
