@@ -93,7 +93,8 @@ impl<'a, M: Machine> Engine<'a, M> {
     }
 
     /// Runs a walk; if there was no room, makes some and runs it again, until there is room or
-    /// none to be made. Who may not wait gets a parked area that is large enough.
+    /// none to be made. Who may not wait, or whose purge failed, gets a parked area that is large
+    /// enough.
     pub(super) fn with_purge(
         &self,
         plan: &Plan,

@@ -275,6 +275,10 @@ impl World {
         };
         match (act, came) {
             (Act::Alloc { pages, zeroed, .. }, Came::Area(came)) => match came {
+                // Who found no room, and whose purge was refused, gets a larger parked area.
+                Ok(area) if excused && area.pages.len.0 > pages => {
+                    self.allocated(who, area, area.pages.len.0, zeroed)
+                }
                 Ok(area) => self.allocated(who, area, pages, zeroed),
                 Err(_) if !self.is_roomy(pages) => Ok(()),
                 Err(e) => refused(e),
