@@ -29,7 +29,8 @@ struct PoolJson {
     committed_bytes: u64,
     resident_bytes: u64,
     tables_bytes: u64,
-    /// What stitched views and runs of framed pools of one process may take, by this machine's `vm.max_map_count`.
+    /// What stitched views and runs of framed pools of one process may take, by this machine's
+    /// `vm.max_map_count`.
     stitched_vmas_max: usize,
     guards: bool,
     framed: bool,

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Cost: a load and one atomic step (8 ns here) for each word of 64 pages, and for up to 8 whole
-//! blocks (16 MiB) one. So a claim and its end cost 25 ns for a page, 45 ns for 2 MiB, 110 ns for
+//! blocks (16 MiB) one. So a claim and its end cost 15 ns for a page, 24 ns for 2 MiB, 180 ns for
 //! 200 MiB. A whole block that was once SMALL costs 8 steps; size classes keep to their own
 //! chunks, so that is rare. The table has 2 KiB for 64 MiB of window, and is mapped lazily.
 //!

@@ -20,7 +20,7 @@
 //! Below `words_bytes` lies what the members keep about the pool: only [`Mapping::words`] reaches
 //! it, as atomics. Above lies what programs keep: only views reach it ([`crate::os::view`]).
 //!
-//! Invariants: the mapping stays until the last view is dropped, for each view holds it by `Arc`;
+//! Invariants: the mapping stays until the last view is dropped, for each view holds a seat of it;
 //! nothing in this crate maps anything over it, but runs of its own file over a framed pool's
 //! window, and only where no view is.
 //! Neighbours: [`crate::os::advice`] gives advice on ranges of it, [`crate::os::commit`] frames.
@@ -259,7 +259,7 @@ impl Drop for Mapping {
         // 1. `base .. base + bytes` is exactly what `Reservation::map_file` left to us, all of it is
         //    ours still (it is not lost), and it is unmapped only here.
         // 2. No reference into it is left: those from `words` borrow `self`, and each view holds
-        //    an `Arc` of it.
+        //    a seat, which holds an `Arc` of it.
         let unmapped =
             unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");

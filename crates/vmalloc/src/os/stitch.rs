@@ -8,7 +8,8 @@
 //! The same run may be there twice. Each run is a VMA, and a process may have 65,530
 //! (`vm.max_map_count`), beyond which every `mmap` fails, other libraries' too: so all stitched
 //! views of this process together take a quarter at most ([`Budget`]), and runs that touch in the
-//! file are mapped as one. The runs that a framed pool shows ([`crate::os::shown`]) are from the same budget. Neither freeing nor purging ever needs an `mmap`.
+//! file are mapped as one. The runs that a framed pool shows ([`crate::os::shown`]) are from the same
+//! budget. Neither freeing nor purging ever needs an `mmap`.
 //!
 //! A mapping made here has no claims: whoever makes a view of it keeps, for as long, a view of each
 //! run that excludes what it must exclude ([`crate::stitch`]).
@@ -105,7 +106,8 @@ impl Drop for Budget {
     }
 }
 
-/// The most VMAs that stitched views and runs of framed pools may take: a quarter of `vm.max_map_count`, read once.
+/// The most VMAs that stitched views and runs of framed pools may take: a quarter of
+/// `vm.max_map_count`, read once.
 pub(crate) fn vmas_max() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| {

@@ -36,7 +36,8 @@ impl Mapping {
         );
         // SAFETY:
         // 1. Every mapping under Miri is from `on_heap`, which leaked a box of exactly these words.
-        // 2. Only `drop` calls this, once; no view is left, as each holds an `Arc` of the mapping.
+        // 2. Only `drop` calls this, once; no view is left, as each holds a seat, which holds an
+        //    `Arc` of the mapping.
         drop(unsafe { Box::from_raw(words) });
     }
 }
