@@ -8,7 +8,7 @@ use crate::args::InfoArgs;
 use crate::failure::{Done, Failure};
 use crate::kernel_info;
 use crate::metrics;
-use crate::show::{COLUMNS, Printable, area_line, count, count_of, percent, thousands};
+use crate::show::{COLUMNS, Printable, area_line, count, counted, percent, thousands};
 use crate::size::Size;
 use crate::target::{self, Looked};
 use serde::Serialize;
@@ -175,14 +175,10 @@ fn print_totals(out: &mut impl Write, info: &Info) -> io::Result<()> {
     } else {
         writeln!(out, "  VMAs      3 a member; stitched views of a process may take {vmas} more")?;
     }
-    let Stats { allocs, frees, revives, flushes, attaches, failures, recovered, .. } = stats;
-    let (allocs, frees) = (count(*allocs, "alloc"), count(*frees, "free"));
-    let attaches = count_of(*attaches, "attach", "attaches");
-    let flushes = count_of(*flushes, "flush", "flushes");
-    let (revives, failures) = (thousands(*revives), thousands(*failures));
-    writeln!(out, "  counted   {allocs} ({revives} revived), {frees},")?;
-    writeln!(out, "            {attaches}, {flushes}, {failures} refused,")?;
-    writeln!(out, "            {} recovered from the dead", thousands(*recovered))?;
+    let [allocs, rest] = counted(stats);
+    writeln!(out, "  counted   {allocs},")?;
+    writeln!(out, "            {rest},")?;
+    writeln!(out, "            {} recovered from the dead", thousands(stats.recovered))?;
     writeln!(out, "  made      {} ago", age(now.saturating_sub(info.made_unix_s)))
 }
 

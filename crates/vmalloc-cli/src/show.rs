@@ -5,7 +5,7 @@
 //! text around.
 
 use std::fmt::{self, Write as _};
-use vmalloc_core::Area;
+use vmalloc_core::{Area, Stats};
 
 /// The columns that everything for people fits in.
 pub const COLUMNS: usize = 80;
@@ -71,6 +71,18 @@ pub fn count(number: u64, one: &str) -> String {
 /// The same, for words that need more than an "s".
 pub fn count_of(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", thousands(number), if number == 1 { one } else { many })
+}
+
+/// What a pool's members did, in two lines: allocations and frees; the rest.
+pub fn counted(stats: &Stats) -> [String; 2] {
+    let (allocs, frees) = (count(stats.allocs, "alloc"), count(stats.frees, "free"));
+    let attaches = count_of(stats.attaches, "attach", "attaches");
+    let flushes = count_of(stats.flushes, "flush", "flushes");
+    let (revives, failures) = (thousands(stats.revives), thousands(stats.failures));
+    [
+        format!("{allocs} ({revives} revived), {frees}"),
+        format!("{attaches}, {flushes}, {failures} refused"),
+    ]
 }
 
 /// `12,345`.

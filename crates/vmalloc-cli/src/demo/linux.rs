@@ -11,7 +11,7 @@ use super::summary::{self, Block, Contiguous, Fill, Frames, Summary, Vmas};
 use super::tell::{Tell, areas_lines, check, told};
 use crate::failure::{Done, Failure};
 use crate::info::StatsJson;
-use crate::show::{count, count_of, thousands};
+use crate::show::{count, count_of, counted, thousands};
 use crate::size::Size;
 use vmalloc::{AllocError, Buf, Pool, Shared};
 use vmalloc_core::{self as core, Pages};
@@ -258,7 +258,6 @@ impl<'a> Stage<'a> {
             full >= capacity && now < new + capacity / 50 + (1 << 20),
             format_args!("fstat says {new} bytes at first, {full} when full, {now} at the end"),
         )?;
-        let stats = info.stats;
         self.tell.say(format_args!(
             "{} purged with {}; every invariant holds; no area is left.",
             count(purged.areas as u64, "area"),
@@ -269,15 +268,8 @@ impl<'a> Stage<'a> {
             Size(full),
             Size(now)
         ))?;
-        self.tell.say(format_args!(
-            "In all: {} ({} revived), {}, {}, {}, {} refused.",
-            count(stats.allocs, "alloc"),
-            thousands(stats.revives),
-            count(stats.frees, "free"),
-            count_of(stats.attaches, "attach", "attaches"),
-            count_of(stats.flushes, "flush", "flushes"),
-            thousands(stats.failures)
-        ))?;
+        let [allocs, rest] = counted(&info.stats);
+        self.tell.say(format_args!("In all: {allocs}, {rest}."))?;
         Ok([new, full, now])
     }
 }
