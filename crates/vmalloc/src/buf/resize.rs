@@ -30,10 +30,11 @@ impl Buf {
     /// [`ResizeError`]; the buffer is as it was. `Engine(NoRoom)`: it would have to move, see
     /// [`Buf::vrealloc`].
     pub fn resize(&mut self, bytes: usize) -> Result<(), ResizeError> {
-        let mut search = None;
+        let mut search = None; // since the first time that there was no room
         loop {
             match self.resize_once(bytes) {
-                Err(e) if Search::may_lengthen(&mut search, &self.member, &e) => {}
+                Err(e) if search.get_or_insert_with(Search::new).may_lengthen(&self.member, &e) => {
+                }
                 done => return done,
             }
         }
@@ -137,11 +138,14 @@ impl Shared {
     /// [`ResizeError`]; the area is as it was. `Engine(Busy)`: another member, which lives, is growing
     /// it just now.
     pub fn grow(&mut self, bytes: usize) -> Result<(), ResizeError> {
-        let mut search = None;
+        let mut search = None; // since the first time that there was no room
         loop {
             match self.grow_once(bytes) {
                 // Other threads may follow and grow areas meanwhile.
-                Err(e) if Search::may_lengthen(&mut search, &self.hold.member, &e) => {}
+                Err(e)
+                    if search
+                        .get_or_insert_with(Search::new)
+                        .may_lengthen(&self.hold.member, &e) => {}
                 done => return done,
             }
         }

@@ -59,18 +59,18 @@ fn is_a_lie(error: MapError) -> bool {
 
 /// A view of a frozen area.
 pub(super) fn frozen_view(member: &Member, area: &Area) -> Result<FrozenView, AttachError> {
-    let damaged = |e: ViewError| AttachError::Damaged(Box::new(e));
     let _one_at_a_time = member.ground.growing();
     follow(member, area)?;
-    member.ground.mapping.frozen(member.ground.bytes_of(area)).map_err(damaged)
+    let view = member.ground.mapping.frozen(member.ground.bytes_of(area));
+    Ok(view.map_err(FollowError::View)?)
 }
 
 /// A view of a shared area, as long as it is now.
 pub(super) fn shared_view(member: &Member, area: &Area) -> Result<SharedView, AttachError> {
-    let damaged = |e: ViewError| AttachError::Damaged(Box::new(e));
     let _one_at_a_time = member.ground.growing();
     follow(member, area)?;
-    member.ground.mapping.shared(member.ground.bytes_of(area)).map_err(damaged)
+    let view = member.ground.mapping.shared(member.ground.bytes_of(area));
+    Ok(view.map_err(FollowError::View)?)
 }
 
 /// What follows a shared area that a view of this process shows; `Err` if by now the records say that

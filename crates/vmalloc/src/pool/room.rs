@@ -42,23 +42,14 @@ impl Search {
         Search { since: Instant::now(), had_hope: true, recoveries: 0 }
     }
 
-    /// As [`Search::may_help`], for an area that is to become longer, since the first time that there
-    /// was no room. An area whose neighbours live is not helped: it would have to move.
-    pub(crate) fn may_lengthen(
-        search: &mut Option<Search>,
-        member: &Member,
-        error: &ResizeError,
-    ) -> bool {
+    /// As [`Search::may_help`], for an area that is to become longer. One whose neighbours live is not
+    /// helped: it would have to move.
+    pub(crate) fn may_lengthen(&mut self, member: &Member, error: &ResizeError) -> bool {
         let ResizeError::Engine(error) = error else { return false };
         match error {
-            vmalloc_core::ResizeError::Back(e) => {
-                let search = search.get_or_insert_with(Search::new);
-                search.may_help(member, &AllocError::Back(*e))
-            }
+            vmalloc_core::ResizeError::Back(e) => self.may_help(member, &AllocError::Back(*e)),
             // Who is growing it may have died over that.
-            vmalloc_core::ResizeError::Busy { .. } => {
-                search.get_or_insert_with(Search::new).recovers(member)
-            }
+            vmalloc_core::ResizeError::Busy { .. } => self.recovers(member),
             _ => false,
         }
     }
