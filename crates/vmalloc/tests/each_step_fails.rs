@@ -124,21 +124,28 @@ fn each_call_of_a_vmalloc_that_makes_an_area_fit_fails_and_leaves_nothing() {
     const PARKED: usize = 9 << 20;
     for (what, bytes) in [("longer", PARKED + 300_000), ("shorter", PARKED - 300_000)] {
         let ours = |pool: &Pool| drop(pool.vmalloc(PARKED).unwrap());
-        let fits = move |pool: &Pool, zeroed| {
-            let before = pool.info().stats.revives;
-            let request = Request::bytes(bytes as u64).huge();
-            let buf = pool.alloc(&if zeroed { request.zeroed() } else { request });
-            // Without a failure it is made to fit.
-            assert!(buf.is_err() || pool.areas().len() == 1 && pool.info().stats.revives >= before);
-            buf.is_ok_and(|buf| !zeroed || buf.iter().all(|&byte| byte == 0))
-        };
-        let what = format!("vmalloc of a parked area made {what}");
-        each_call_fails(&what, ours, |pool, ()| fits(pool, false));
-        each_call_fails(&format!("{what}, zeroed"), ours, |pool, ()| fits(pool, true));
         let theirs = |pool: &Pool| {
             let other = Pool::open(pool.share_path()).unwrap();
             drop(other.vmalloc(PARKED).unwrap());
         };
+        let fits = move |pool: &Pool, zeroed| {
+            let request = Request::bytes(bytes as u64).huge();
+            let buf = pool.alloc(&if zeroed { request.zeroed() } else { request });
+            assert!(buf.is_err() || pool.areas().len() == 1);
+            buf.is_ok_and(|buf| !zeroed || buf.iter().all(|&byte| byte == 0))
+        };
+        let what = format!("vmalloc of a parked area made {what}");
+        // Without a failure it is made to fit; with one, it may be purged for a fresh one.
+        let prepared: [(&dyn Fn(&Pool), bool); 3] =
+            [(&ours, false), (&ours, true), (&theirs, false)];
+        for (prepare, zeroed) in prepared {
+            let pool = Pool::create(16 * MIB).unwrap();
+            prepare(&pool);
+            assert!(fits(&pool, zeroed), "{what}");
+            assert_eq!(pool.info().stats.revives, 1, "{what}: taken afresh");
+        }
+        each_call_fails(&what, ours, |pool, ()| fits(pool, false));
+        each_call_fails(&format!("{what}, zeroed"), ours, |pool, ()| fits(pool, true));
         each_call_fails(&format!("{what}, another's"), theirs, |pool, ()| fits(pool, false));
     }
 }
