@@ -10,7 +10,7 @@
 //! that somebody adds is reached, or is named here with the reason; and a reason that holds no more
 //! fails, too. A call without a point it cannot see.
 
-use crate::support::{MIB, Scratch, assert_empty};
+use crate::support::{MIB, Scratch, assert_empty, told};
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -35,10 +35,6 @@ const BY_KERNEL: [(&str, &str); 2] = [
 
 /// A service: what it does, and whether it succeeded. It has let go of everything when it returns.
 type Service = fn(&Pool) -> Result<(), String>;
-
-fn told<T>(result: Result<T, impl std::fmt::Debug>) -> Result<T, String> {
-    result.map_err(|e| format!("{e:?}"))
-}
 
 fn frozen(pool: &Pool, bytes: usize) -> Result<vmalloc::Frozen, String> {
     told(told(pool.vmalloc(bytes))?.freeze())

@@ -198,17 +198,14 @@ fn an_overrun_ends_the_process_at_the_first_byte_behind_the_area() {
         return;
     }
     for bytes in [4096, 20_000, 3 << 20, 5 << 20] {
-        let end = (bytes as u64).next_multiple_of(PAGE);
         let mut maker = Peer::of(&pool);
         let key = maker.ok(&format!("vmalloc {bytes}"));
-        maker.ok(&format!("touch {key} {}", end - 1));
-        maker.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
+        maker.dies_behind(&key, bytes as u64);
 
         let shared = pool.vmalloc(bytes).unwrap().share().unwrap();
         let mut guest = Peer::of(&pool);
         let key = guest.ok(&format!("attach_shared {}", shared.token()));
-        guest.ok(&format!("touch {key} {}", end - 1));
-        guest.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
+        guest.dies_behind(&key, bytes as u64);
         shared.free().unwrap();
     }
 }

@@ -8,7 +8,7 @@
 //! It is this test program once more, running the test `child_main` alone. A peer that says
 //! nothing for half a minute hangs, and the test fails. It dies with its parent.
 
-use crate::support::MIB;
+use crate::support::{MIB, PAGE};
 use crate::{crash, giving, hostile, members, recovery, resize, signals, stitching, trust};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -200,6 +200,15 @@ impl Peer {
         assert_eq!(self.reply(), None, "{line:?} did not kill it");
         let status = self.wait();
         assert_eq!(status.signal(), Some(signal), "{line:?}: {status}");
+    }
+
+    /// It may touch its area `key`, of so many bytes, up to the end of the last page, and dies at the
+    /// guard behind that.
+    #[track_caller]
+    pub fn dies_behind(&mut self, key: &str, bytes: u64) {
+        let end = bytes.next_multiple_of(PAGE);
+        self.ok(&format!("touch {key} {}", end - 1));
+        self.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
     }
 }
 

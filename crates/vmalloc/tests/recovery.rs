@@ -3,7 +3,7 @@
 use crate::crash::image::as_if_recovering;
 use crate::framed::assert_no_frame_is_out;
 use crate::peer::{Peer, command, say};
-use crate::support::{KIB, MIB, Random, Scratch, assert_empty, file_of, wait_until};
+use crate::support::{KIB, MIB, Random, Scratch, assert_empty, file_of, told, wait_until};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use vmalloc::{AttachError, Buf, Holdings, Onlooker, Pool, Request, Token};
@@ -245,10 +245,6 @@ fn regress_a_request_that_must_not_fail_does_not_wait_for_the_dead() {
     wait_until("memory that a dead member held", || at_work.is_finished());
     at_work.join().unwrap().unwrap();
     assert_empty(&pool);
-}
-
-fn told<T>(result: Result<T, impl std::fmt::Debug>) -> Result<T, String> {
-    result.map_err(|e| format!("{e:?}"))
 }
 
 /// Goal: a watcher recovers who dies, though nobody calls a verb, while others work; it stops when

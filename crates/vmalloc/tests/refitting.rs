@@ -149,10 +149,8 @@ fn the_guard_page_is_behind_the_new_end() {
         let key = peer.ok(&format!("vmalloc {to}"));
         let area = pool.areas().into_iter().find(|area| area.bytes == to).unwrap();
         assert_eq!([area.pages.start.0][..], place, "{from} to {to}: taken afresh");
-        let end = to.next_multiple_of(PAGE);
         peer.ok(&format!("fill {key} 3"));
-        peer.ok(&format!("touch {key} {}", end - 1));
-        peer.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
+        peer.dies_behind(&key, to);
         pool.recover();
         assert_empty(&pool);
     }

@@ -3,7 +3,7 @@
 use crate::crash::image::Layout;
 use crate::limits::guards;
 use crate::peer::{Peer, say};
-use crate::support::{MIB, PAGE, Random, assert_empty, file_of, resident};
+use crate::support::{MIB, Random, assert_empty, file_of, resident};
 use std::os::unix::fs::FileExt;
 use vmalloc::core::layout::Table;
 use vmalloc::core::{self, BackError};
@@ -67,10 +67,8 @@ fn the_guard_page_follows_the_end_of_a_buffer() {
         let mut peer = Peer::of(&pool);
         let key = peer.ok(&format!("vmalloc {from}"));
         peer.ok(&format!("resize {key} {to}"));
-        let end = u64::next_multiple_of(to, PAGE);
         peer.ok(&format!("fill {key} 3"));
-        peer.ok(&format!("touch {key} {}", end - 1));
-        peer.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
+        peer.dies_behind(&key, to);
         pool.recover();
     }
     assert_empty(&pool);
@@ -156,9 +154,7 @@ fn a_shared_area_grows_under_those_who_use_it() {
         shared.grow(1).unwrap();
         assert_eq!(shared.len(), sizes[3]);
         if guards(&pool) {
-            let end = u64::next_multiple_of(sizes[3] as u64, PAGE);
-            peer.ok(&format!("touch {key} {}", end - 1));
-            peer.dies_of(libc::SIGSEGV, &format!("touch {key} {end}"));
+            peer.dies_behind(&key, sizes[3] as u64);
         }
         shared.free().unwrap();
         pool.recover();

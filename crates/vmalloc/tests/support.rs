@@ -112,6 +112,11 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The error as text, of whatever type it is.
+pub fn told<T>(result: Result<T, impl std::fmt::Debug>) -> Result<T, String> {
+    result.map_err(|e| format!("{e:?}"))
+}
+
 /// Bytes of real memory the system holds for the pool.
 pub fn resident(pool: &Pool) -> u64 {
     pool.info().resident_bytes
