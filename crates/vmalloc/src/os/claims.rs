@@ -314,14 +314,17 @@ impl Claims {
     /// The word and the bits of a run within one word of a SMALL block, as most small areas are.
     #[inline]
     fn one_word(&self, first: u64, len: u64) -> Option<(&AtomicU64, u64)> {
-        if len == 0 || first % 64 + len > 64 {
+        if len == 0 || len > 64 - first % 64 {
             return None;
         }
         let block = first / PAGES_A_BLOCK;
         // Acquire: pairs with the Release in `break_up`.
         let seen = self.block_word(block).load(Ordering::Acquire);
         let is_small = seen >> (2 * (block % BLOCKS_A_WORD)) & SMALL != 0;
-        is_small.then(|| (&self.pages[spot(first / 64)], low_bits(len) << (first % 64)))
+        is_small.then(|| {
+            let (word, mask, _) = self.page_word(first, len);
+            (word, mask)
+        })
     }
 
     fn block_word(&self, block: u64) -> &AtomicU64 {
@@ -329,6 +332,7 @@ impl Claims {
     }
 
     /// The word of `first`, the bits of the run that lie in it, and how many they are.
+    #[inline]
     fn page_word(&self, first: u64, len: u64) -> (&AtomicU64, u64, u64) {
         let at = first % 64;
         let count = len.min(64 - at);
