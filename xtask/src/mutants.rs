@@ -85,15 +85,14 @@ fn all(root: &Path, options: &Options) -> Result<Vec<Mutant>, String> {
     let copy = Copy::of(root)?;
     copy.plant(&mut mutants)?;
     let programs = copy.build()?;
-    if let Some(test) = copy.noticed_by(&programs, 0) {
+    if let Some((_, test)) = copy.noticed_by(&programs, 0) {
         return Err(format!("without a mutant this fails, too: {test}"));
     }
     for mutant in &mut mutants {
         if mutant.outcome == Outcome::Missed {
             let start = Instant::now();
-            if let Some(test) = copy.noticed_by(&programs, mutant.id) {
-                let slow = test.ends_with(copy::HANGS);
-                mutant.outcome = if slow { Outcome::Hung } else { Outcome::Caught };
+            if let Some((outcome, test)) = copy.noticed_by(&programs, mutant.id) {
+                mutant.outcome = outcome;
                 println!(
                     "caught in {:.1} s: {} ({test})",
                     start.elapsed().as_secs_f64(),

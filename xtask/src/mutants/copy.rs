@@ -6,11 +6,9 @@ use super::LIMIT;
 use super::graft::{Mutant, Outcome, graft};
 use crate::run;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader};
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The tests, in the order in which they are run: what is quick and notices much first.
@@ -40,8 +38,6 @@ const SKIPPED: [&str; 6] = [
 ];
 /// The longest that a program may run: a hundred times what most need.
 const HANG: Duration = Duration::from_secs(180);
-/// What is said of one that ran for longer.
-pub const HANGS: &str = " hangs";
 /// Which mutant runs.
 const VARIABLE: &str = "VMALLOC_MUTANT";
 
@@ -203,52 +199,32 @@ impl Copy {
         Ok(programs.into_iter().map(|(_, program)| program).collect())
     }
 
-    /// The first test that notices mutant `id`.
-    pub fn noticed_by(&self, programs: &[Program], id: usize) -> Option<String> {
+    /// The first test that notices mutant `id`, and how.
+    pub fn noticed_by(&self, programs: &[Program], id: usize) -> Option<(Outcome, String)> {
         programs.iter().find_map(|program| program.fails(id))
     }
 }
 
 impl Program {
     /// How it fails, if it does, with mutant `id`.
-    fn fails(&self, id: usize) -> Option<String> {
+    fn fails(&self, id: usize) -> Option<(Outcome, String)> {
         let mut command = Command::new(&self.path);
         command.args(SKIPPED.iter().flat_map(|name| ["--skip", *name]));
         command.env(VARIABLE, id.to_string()).env("PROPTEST_CASES", "8").env("RUST_BACKTRACE", "0");
-        command.current_dir(&self.folder).stdin(Stdio::null()).stderr(Stdio::null());
-        let mut child = match command.stdout(Stdio::piped()).spawn() {
-            Ok(child) => child,
-            Err(why) => return Some(format!("{} does not start: {why}", self.name)),
-        };
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let (sender, lines) = mpsc::channel();
-        // Ends with the pipe, and so with the child.
-        std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
+        command.current_dir(&self.folder).stderr(Stdio::null());
+        let start = Instant::now();
+        let ended = run::run_lines_until(&mut command, HANG, |line| {
+            match line.strip_suffix(" ... FAILED") {
+                Some(test) => ControlFlow::Break(test.to_owned()),
+                None => ControlFlow::Continue(()),
             }
         });
-        let deadline = Instant::now() + HANG;
-        let failed = loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) if line.ends_with("... FAILED") => break Some(line),
-                Ok(_) => {}
-                Err(RecvTimeoutError::Disconnected) => break None,
-                Err(RecvTimeoutError::Timeout) => break Some(format!("it{HANGS}")),
-            }
+        let why = match ended {
+            Ok(None) => return None,
+            Ok(Some(test)) => test,
+            Err(why) => why,
         };
-        if failed.is_some() {
-            let _ = child.kill();
-        }
-        let ended = child.wait();
-        match (failed, ended) {
-            (Some(test), _) => {
-                Some(format!("{}: {}", self.name, test.trim_end_matches(" ... FAILED")))
-            }
-            (None, Ok(status)) if status.success() => None,
-            (None, ended) => Some(format!("{} ends with {ended:?}", self.name)),
-        }
+        let outcome = if start.elapsed() < HANG { Outcome::Caught } else { Outcome::Hung };
+        Some((outcome, format!("{}: {why}", self.name)))
     }
 }
