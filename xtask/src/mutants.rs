@@ -42,17 +42,26 @@ pub struct Options {
     report: Option<String>,
 }
 
+impl Options {
+    /// What to type to run it so again.
+    fn command_line(&self) -> String {
+        let only = self.only.iter().map(|word| format!("--only '{word}'"));
+        let words = self.files.iter().cloned().chain(only);
+        words.fold("cargo xtask mutants".to_owned(), |line, word| line + " " + &word)
+    }
+}
+
 /// Runs the mutants. Whether all were caught; those that were not are printed.
 pub fn run(root: &Path, options: &Options) -> bool {
     if !nightly::are_there("mutants", &[Need::AddOn("mutants")]) {
         return false;
     }
     let start = Instant::now();
+    // That of the copy: the run is long, and there may be another when it ends.
+    let commit = report::commit(root, &["crates", "xtask"]);
     let told = all(root, options).and_then(|mutants| {
         let table = table(&mutants);
-        let words = [&["cargo xtask mutants".to_owned()], &options.files[..]].concat();
-        let commit = report::commit(root, &["crates", "xtask"]);
-        let (command, seconds) = (words.join(" "), start.elapsed().as_secs());
+        let (command, seconds) = (options.command_line(), start.elapsed().as_secs());
         let body = format!("`{command}` at commit {commit}, {seconds} s:\n\n{table}");
         println!("\n{body}");
         if let Some(page) = &options.report {
@@ -133,6 +142,20 @@ fn table(mutants: &[Mutant]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a page names the command that was run, not one that would have run more.
+    #[test]
+    fn the_command_is_told_with_what_was_asked_for() {
+        let line = |files: &[&str], only: Option<&str>| {
+            let files = files.iter().map(|file| (*file).to_owned()).collect();
+            Options { files, only: only.map(str::to_owned), report: None }.command_line()
+        };
+        assert_eq!(line(&[], None), "cargo xtask mutants");
+        assert_eq!(
+            line(&["tag", "give"], Some("with ||")),
+            "cargo xtask mutants tag give --only 'with ||'"
+        );
+    }
 
     /// Goal: what was missed is counted in its file's row, and named.
     #[test]
