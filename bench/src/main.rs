@@ -14,7 +14,6 @@ mod frames;
 mod heaps;
 mod instructions;
 mod machine;
-mod null;
 mod peers;
 mod purge;
 mod raw;

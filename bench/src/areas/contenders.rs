@@ -1,12 +1,11 @@
 //! Who hands out address ranges.
 
-use crate::null::{self, Null};
 use crate::raw::Tags;
 use crate::tree::RangeTree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
-use vmalloc_core::sync::AtomicU64;
-use vmalloc_core::{Engine, PAGE_SIZE, Pages, Request, VirtAddr};
+use vmalloc_core::{Engine, Geometry, PAGE_SIZE, Pages, Request, VirtAddr};
+use vmalloc_sim::scale::{Bare, Lanes, Words};
 
 /// Hands out runs of pages.
 pub trait Space: Send + Sync {
@@ -66,19 +65,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no holder of this lock panics")
 }
 
+/// The engine over a machine on which nothing costs anything, so that what is timed is its own work.
 struct Ours {
-    engine: Engine<'static, Null>,
+    engine: Engine<'static, Bare>,
     no_reuse: bool,
 }
 
 impl Ours {
     fn new(window: u64, no_reuse: bool) -> Ours {
-        let window = Pages(window.next_multiple_of(128));
+        let geometry = Geometry::for_window(Pages(window.next_multiple_of(128)));
         // For the rest of the run: a benchmark's tables live as long as it does.
-        let words: &'static [AtomicU64] = Box::leak(null::words(window));
+        let words: &'static Words = Box::leak(Box::new(Words::new(geometry.words())));
+        let machine = Bare { lanes: Lanes::One, shootdown: || () };
         // Linux: 32 MiB times log2 of the CPUs; here for two.
-        let engine = null::engine(words, window, Pages(8192 * 2));
-        Ours { engine, no_reuse }
+        Ours { engine: machine.engine(words, geometry, Pages(8192 * 2)), no_reuse }
     }
 }
 

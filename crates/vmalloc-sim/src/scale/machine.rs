@@ -1,13 +1,14 @@
 //! The machine under the engine: frames, tables and zeroing cost nothing, so that what is left is
-//! the engine's own words; a flush calls whoever models it.
+//! the engine's own words: its address layer, its records and its lazy list. A flush calls whoever
+//! models it. The benchmarks of address ranges run over it, too.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use vmalloc_core::layout::LANES;
 use vmalloc_core::sync::AtomicU64;
 use vmalloc_core::{
-    BackError, Backing, Extent, FlushError, FramePolicy, Lane, Machine, MapError, PageRange, Pages,
-    Pfn, Prot, View, Vpn,
+    BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Lane, Machine,
+    MapError, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
 };
 
 std::thread_local! {
@@ -61,6 +62,26 @@ pub struct Bare {
     pub lanes: Lanes,
     /// Called by each shootdown.
     pub shootdown: fn(),
+}
+
+impl Bare {
+    /// An engine over it, which begins to purge when `lazy_pages_max` pages are parked. Its window
+    /// does not begin at 0, as in a kernel.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer words than a window of this geometry has.
+    #[must_use]
+    pub fn engine(
+        self,
+        words: &[AtomicU64],
+        geometry: Geometry,
+        lazy_pages_max: Pages,
+    ) -> Engine<'_, Bare> {
+        let tables = Tables::new(words, geometry).expect("words for this window");
+        let config = Config { window_start: Vpn(1 << 20), owner: Owner::FIRST, lazy_pages_max };
+        Engine::new(tables, self, config).expect("a window of whole granules")
+    }
 }
 
 impl Machine for Bare {

@@ -4,9 +4,7 @@ use super::machine::{Bare, Lanes, be_cpu};
 use crate::Random;
 use std::hint::black_box;
 use vmalloc_core::sync::AtomicU64;
-use vmalloc_core::{
-    Config, Engine, Geometry, Owner, PAGE_SIZE, Pages, Request, Tables, VirtAddr, Vpn,
-};
+use vmalloc_core::{Engine, Geometry, PAGE_SIZE, Pages, Request, VirtAddr};
 
 /// What each CPU does again and again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,15 +98,10 @@ impl<'w> Site<'w> {
         shootdown: fn(),
     ) -> Site<'w> {
         be_cpu(0);
-        let tables = Tables::new(words, geometry).expect("words for this window");
-        let config = Config {
-            window_start: Vpn(1 << 20),
-            owner: Owner::FIRST,
-            // Linux: 32 MiB for each doubling of the CPUs.
-            lazy_pages_max: Pages(8192 * u64::from(cpus.ilog2() + 1)),
-        };
+        // Linux: 32 MiB for each doubling of the CPUs.
+        let lazy_pages_max = Pages(8192 * u64::from(cpus.ilog2() + 1));
         let machine = Bare { lanes: workload.lanes(), shootdown };
-        let engine = Engine::new(tables, machine, config).expect("a window of whole granules");
+        let engine = machine.engine(words, geometry, lazy_pages_max);
         let areas = if workload == Workload::Find { areas } else { 0 };
         // The first request of a window looks at all of it, once.
         let first = engine.vmalloc(&pages(1)).expect("a window with room").addr();
