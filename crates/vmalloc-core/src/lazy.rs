@@ -251,33 +251,75 @@ fn revive_one<M: Machine>(
     if !fits || !is_alike(context, plan, &shape, slot) {
         return None;
     }
-    let generation = next_generation(state.generation);
     if !plan.zeroed && state.owner == Some(context.me) {
         // Nothing to do before it is seen: one step.
+        let generation = next_generation(state.generation);
         let live = State::new(Kind::Live, Some(context.me), generation);
         return (record.step(state, live) || is_planted(Bug::DoublePublish))
             .then(|| retake(context, &context.tally(), plan, record, slot, live, shape))?;
     }
-    let mine = State::new(Kind::Building, Some(context.me), generation);
+    rebuild(context, plan, &Parked { record, state, shape, slot }, |new| {
+        show(context, record, slot, &new).then_some(new)
+    })
+}
+
+/// A parked area, as it was when it was looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Parked<'a> {
+    pub(crate) record: Record<'a>,
+    pub(crate) state: State,
+    pub(crate) shape: Shape,
+    pub(crate) slot: PageRange,
+}
+
+/// PARKED → BUILDING(me) → LIVE, for an area that is not to be seen as it is: `fit` is given what
+/// it is to be, and says what it has become; if nothing, the area is parked again as it was.
+pub(crate) fn rebuild<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    parked: &Parked<'_>,
+    fit: impl FnOnce(Shape) -> Option<Shape>,
+) -> Option<Area> {
+    let Parked { record, state, shape, slot } = *parked;
+    let mine = State::new(Kind::Building, Some(context.me), next_generation(state.generation));
     if !record.step(state, mine) {
         return None;
     }
     let tally = context.tally();
-    context.sub_lazy(&tally, shape.pages);
-    let (bytes, caller) = (plan.bytes, plan.caller);
-    let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
-    record.set_shape(&shape);
-    let view = context.view(record.id, slot, &shape);
-    // In place, each member has guard pages of its own: this one's may be missing.
-    if M::IN_PLACE && context.machine.map(&view).is_err() {
+    // A purge that failed meanwhile parks it again under the same number, and spoils it.
+    let is_whole = record.shape() == shape;
+    context.sub_lazy(&tally, record.pages());
+    let Some(new) = is_whole.then(|| for_tenant(plan, shape)).and_then(fit) else {
         park(context, record, mine);
         return None;
-    }
+    };
+    record.set_shape(&new);
     if plan.zeroed || state.owner != Some(context.me) {
-        context.machine.zero(&view);
+        // What was committed behind it is zero already.
+        let kept = Shape { pages: shape.pages.min(new.pages), ..new };
+        context.machine.zero(&context.view(record.id, slot, &kept));
     }
     tally.add(Stat::Revives, 1);
-    Some(make_live(context, record, slot, mine, &shape))
+    Some(make_live(context, record, slot, mine, &new))
+}
+
+/// What a parked area's record says when it is the planned one's.
+#[inline(always)] // as `revive_last`
+fn for_tenant(plan: &Plan, shape: Shape) -> Shape {
+    let flags = plan.flags | shape.flags & flags::CELLS;
+    Shape { bytes: plan.bytes, caller: plan.caller, flags, ..shape }
+}
+
+/// Shows this process an area that is mapped. In place, each member has guard pages of its own:
+/// this one's may be missing.
+#[inline(always)] // as `revive_last`
+pub(crate) fn show<M: Machine>(
+    context: &Context<'_, M>,
+    record: Record<'_>,
+    slot: PageRange,
+    shape: &Shape,
+) -> bool {
+    !M::IN_PLACE || context.machine.map(&context.view(record.id, slot, shape)).is_ok()
 }
 
 /// Whether a parked area will do, but for its pages.
@@ -311,11 +353,9 @@ fn retake<M: Machine>(
     if !is_planted(Bug::LostCounter) {
         context.sub_lazy(tally, shape.pages);
     }
-    let (bytes, caller) = (plan.bytes, plan.caller);
-    let shape = Shape { bytes, caller, flags: plan.flags | shape.flags & flags::CELLS, ..shape };
-    record.set_tenant(bytes, caller, shape.flags);
-    // In place, each member has guard pages of its own: this one's may be missing.
-    if M::IN_PLACE && context.machine.map(&context.view(record.id, slot, &shape)).is_err() {
+    let shape = for_tenant(plan, shape);
+    record.set_tenant(shape.bytes, shape.caller, shape.flags);
+    if !show(context, record, slot, &shape) {
         park(context, record, live);
         return None;
     }
@@ -337,3 +377,6 @@ fn class_at<M: Machine>(context: &Context<'_, M>, head: usize) -> Option<Class> 
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

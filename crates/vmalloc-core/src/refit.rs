@@ -20,16 +20,15 @@
 
 use crate::class::Class;
 use crate::context::Context;
-use crate::error::ResizeError;
-use crate::layout::Stat;
-use crate::lazy::{self, LOOKS_MAX};
+use crate::lazy::{self, LOOKS_MAX, Parked};
 use crate::machine::Machine;
-use crate::publish::{Area, make_live};
-use crate::record::{Kind, Record, Shape, State, flags, next_generation};
+use crate::publish::Area;
+use crate::record::{Kind, Shape};
 use crate::request::Plan;
 use crate::resize::{grow, shrink};
 use crate::slots::placed;
-use crate::units::{PageRange, Pages};
+use crate::units::Pages;
+use core::cmp::Ordering;
 
 /// So much may be parked before any of it is made to fit: 64 MiB.
 const FLOOR: Pages = Pages(64 << 8);
@@ -40,10 +39,7 @@ const PRICE_OF_MORE: u64 = 2;
 
 /// A parked area that could be made to fit.
 struct Near<'a> {
-    record: Record<'a>,
-    state: State,
-    shape: Shape,
-    slot: PageRange,
+    parked: Parked<'a>,
     price: u64,
 }
 
@@ -56,7 +52,7 @@ pub(crate) fn refit<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Page
         return None;
     }
     let near = nearest(context, plan)?;
-    take(context, plan, &near)
+    take(context, plan, &near.parked)
 }
 
 /// Whether it is time to make do with what is parked.
@@ -100,46 +96,18 @@ fn look<'a, M: Machine>(context: &Context<'a, M>, plan: &Plan, id: usize) -> Opt
         && is_near
         && has_room
         && lazy::is_alike(context, plan, &shape, slot);
-    fits.then_some(Near { record, state, shape, slot, price })
+    fits.then_some(Near { parked: Parked { record, state, shape, slot }, price })
 }
 
 /// Takes it into use with another end. If that fails it is parked again as it was.
-fn take<M: Machine>(context: &Context<'_, M>, plan: &Plan, near: &Near<'_>) -> Option<Area> {
-    let Near { record, state, shape, slot, .. } = *near;
-    let generation = next_generation(state.generation);
-    let mine = State::new(Kind::Building, Some(context.me), generation);
-    if !record.step(state, mine) {
-        return None;
-    }
-    let tally = context.tally();
-    context.sub_lazy(&tally, shape.pages);
-    // A purge that failed meanwhile parks it again under the same number, and spoils it.
-    if record.shape() != shape {
-        lazy::park(context, record, mine);
-        return None;
-    }
-    let (bytes, pages, caller) = (plan.bytes, plan.pages, plan.caller);
-    let flags = plan.flags | shape.flags & flags::CELLS;
-    let new = Shape { bytes, pages, caller, flags, ..shape };
-    let made = match pages.cmp(&shape.pages) {
-        // In place, each member has guard pages of its own: this one's may be missing.
-        core::cmp::Ordering::Equal => {
-            let shown = context.machine.map(&context.view(record.id, slot, &new));
-            shown.map(|()| new).map_err(ResizeError::Map)
+fn take<M: Machine>(context: &Context<'_, M>, plan: &Plan, parked: &Parked<'_>) -> Option<Area> {
+    let Parked { record, shape, slot, .. } = *parked;
+    lazy::rebuild(context, plan, parked, |new| {
+        let new = Shape { pages: plan.pages, ..new };
+        match new.pages.cmp(&shape.pages) {
+            Ordering::Equal => lazy::show(context, record, slot, &new).then_some(new),
+            Ordering::Greater => grow(context, record, &shape, new, true).ok(),
+            Ordering::Less => shrink(context, record, &shape, new).ok(),
         }
-        core::cmp::Ordering::Greater => grow(context, record, &shape, new, true),
-        core::cmp::Ordering::Less => shrink(context, record, &shape, new),
-    };
-    let Ok(new) = made else {
-        lazy::park(context, record, mine);
-        return None;
-    };
-    record.set_shape(&new);
-    if plan.zeroed || state.owner != Some(context.me) {
-        // What was committed is zero already.
-        let kept = Shape { pages: shape.pages.min(pages), ..new };
-        context.machine.zero(&context.view(record.id, slot, &kept));
-    }
-    tally.add(Stat::Revives, 1);
-    Some(make_live(context, record, slot, mine, &new))
+    })
 }

@@ -32,6 +32,8 @@ pub(crate) struct Pool {
     pub(crate) backed: Mutex<BTreeSet<u64>>,
     /// The lane in which everybody counts.
     pub(crate) lane: usize,
+    /// Whether no flush succeeds.
+    pub(crate) refuses_flushes: bool,
 }
 
 /// One member's way to the pool.
@@ -44,7 +46,8 @@ pub(crate) fn owner(n: usize) -> Owner {
 
 impl Pool {
     pub(crate) fn new(geometry: Geometry, words: Vec<AtomicU64>) -> Pool {
-        Pool { words, geometry, capacity: geometry.pages(), backed: Mutex::default(), lane: 0 }
+        let (capacity, backed) = (geometry.pages(), Mutex::default());
+        Pool { words, geometry, capacity, backed, lane: 0, refuses_flushes: false }
     }
 
     pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
@@ -157,6 +160,9 @@ impl Machine for InPlace<'_> {
     fn unmap(&self, _pages: PageRange) {}
 
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
+        if self.0.refuses_flushes {
+            return Err(FlushError { errno: 16 });
+        }
         let doomed = |page: &u64| ranges.iter().any(|range| range.contains(Vpn(*page)));
         self.0.backed.lock().unwrap().retain(|page| !doomed(page));
         Ok(())
