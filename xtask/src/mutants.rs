@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   cargo mutants --list ─▶ a copy of the engine in which each function has all its mutants as arms
-//!                           of one `match` ─▶ built once ─▶ the tests, once a mutant, until one fails
+//!                           of one `match` ─▶ built once ─▶ each test once: what it reaches
+//!                        ─▶ the tests that reach it, once a mutant, until one fails
 //! ```
 //!
 //! cargo-mutants finds the changes; it would build the tests anew for each, which takes longer than they
@@ -12,6 +13,8 @@
 
 mod copy;
 mod graft;
+mod reach;
+mod table;
 
 use crate::nightly::{self, Need};
 use crate::{report, run};
@@ -25,8 +28,11 @@ use std::time::{Duration, Instant};
 /// What a command of cargo's may take.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
+/// Where the engine is.
+const SOURCES: &str = "crates/vmalloc-core/src/";
+
 /// Words for the tests, and what checks the checks: the engine that ships has none of it.
-const NOT_MUTATED: [&str; 4] = ["sync/**", "proof.rs", "proof/**", "planted.rs"];
+const NOT_MUTATED: [&str; 4] = ["sync/**", "**/proof.rs", "**/proof/**", "planted.rs"];
 
 /// What `cargo xtask mutants` takes.
 #[derive(Args)]
@@ -37,18 +43,12 @@ pub struct Options {
     /// Only mutants whose line in the list has this in it.
     #[arg(long)]
     only: Option<String>,
-    /// Write the table into this page, between its marks.
-    #[arg(long, value_name = "PAGE")]
+    /// How many tests run at a time.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
+    /// Write the rows of these files into this page, between its marks, each when it is done.
+    #[arg(long, value_name = "PAGE", conflicts_with = "only")]
     report: Option<String>,
-}
-
-impl Options {
-    /// What to type to run it so again.
-    fn command_line(&self) -> String {
-        let only = self.only.iter().map(|word| format!("--only '{word}'"));
-        let words = self.files.iter().cloned().chain(only);
-        words.fold("cargo xtask mutants".to_owned(), |line, word| line + " " + &word)
-    }
 }
 
 /// Runs the mutants. Whether all were caught; those that were not are printed.
@@ -56,119 +56,71 @@ pub fn run(root: &Path, options: &Options) -> bool {
     if !nightly::are_there("mutants", &[Need::AddOn("mutants")]) {
         return false;
     }
-    let start = Instant::now();
-    // That of the copy: the run is long, and there may be another when it ends.
-    let commit = report::commit(root, &["crates", "xtask"]);
-    let told = all(root, options).and_then(|mutants| {
-        let table = table(&mutants);
-        let (command, seconds) = (options.command_line(), start.elapsed().as_secs());
-        let body = format!("`{command}` at commit {commit}, {seconds} s:\n\n{table}");
-        println!("\n{body}");
-        if let Some(page) = &options.report {
-            report::write(root, page, "mutants", &body)?;
-        }
-        Ok(mutants.iter().all(|mutant| mutant.outcome != Outcome::Missed))
-    });
-    told.unwrap_or_else(|why| {
+    all(root, options).unwrap_or_else(|why| {
         println!("mutants: {why}");
         false
     })
 }
 
-fn all(root: &Path, options: &Options) -> Result<Vec<Mutant>, String> {
+/// Whether all were caught.
+fn all(root: &Path, options: &Options) -> Result<bool, String> {
+    let mut mutants = list(root)?;
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    for mutant in &mutants {
+        *sizes.entry(table::short(&mutant.file).to_owned()).or_default() += 1;
+    }
+    let file_of = |mutant: &Mutant| table::short(&mutant.file).trim_end_matches(".rs").to_owned();
+    if let Some(file) = options.files.iter().find(|f| !mutants.iter().any(|m| file_of(m) == **f)) {
+        return Err(format!("{SOURCES}{file}.rs has no mutants"));
+    }
+    mutants.retain(|mutant| {
+        (options.files.is_empty() || options.files.contains(&file_of(mutant)))
+            && options.only.as_ref().is_none_or(|word| mutant.name.contains(word))
+    });
+    // In the order in which they were asked for.
+    mutants.sort_by_key(|m| (options.files.iter().position(|file| file_of(m) == *file), m.id));
+    // That of the copy: the run is long, and there may be another when it ends.
+    let commit = report::commit(root, &["crates", "xtask"]);
+    let copy = Copy::of(root)?;
+    copy.plant(&mut mutants)?;
+    let start = Instant::now();
+    let tests = reach::tests(&copy.build()?, options.jobs)?;
+    println!("{} tests, built and run in {} s", tests.len(), start.elapsed().as_secs());
+    for of_file in mutants.chunk_by_mut(|a, b| a.file == b.file) {
+        let outcomes = reach::in_parallel(options.jobs, of_file, |mutant| match mutant.outcome {
+            Outcome::Missed => tried(&tests, mutant),
+            known => known,
+        });
+        of_file.iter_mut().zip(outcomes).for_each(|(mutant, outcome)| mutant.outcome = outcome);
+        if let Some(page) = &options.report {
+            report::edit(root, page, "mutants", |old| {
+                table::merged(old, of_file, &commit, &sizes)
+            })?;
+        }
+    }
+    println!("\nat commit {commit}:\n\n{}", table::merged("", &mutants, &commit, &BTreeMap::new()));
+    Ok(mutants.iter().all(|mutant| mutant.outcome != Outcome::Missed))
+}
+
+/// All mutants that there are.
+fn list(root: &Path) -> Result<Vec<Mutant>, String> {
     let mut list = run::cargo();
     list.args(["mutants", "--list", "--json", "--package", "vmalloc-core"]).current_dir(root);
-    for folder in NOT_MUTATED {
-        list.args(["--exclude", &format!("crates/vmalloc-core/src/{folder}")]);
+    for files in NOT_MUTATED {
+        list.args(["--exclude", &format!("{SOURCES}{files}")]);
     }
     // What is printed is read by people.
     list.args(["--exclude-re", "fmt::(Display|Debug) for"]);
-    for file in &options.files {
-        list.args(["--file", &format!("crates/vmalloc-core/src/{file}.rs")]);
-    }
     let list = run::capture(&mut list, LIMIT).ok_or("`cargo mutants --list` failed")?;
-    let mut mutants = graft::listed(&list)?;
-    if let Some(word) = &options.only {
-        mutants.retain(|mutant| mutant.name.contains(word));
-    }
-    let copy = Copy::of(root)?;
-    copy.plant(&mut mutants)?;
-    let programs = copy.build()?;
-    if let Some((_, test)) = copy.noticed_by(&programs, 0) {
-        return Err(format!("without a mutant this fails, too: {test}"));
-    }
-    for mutant in &mut mutants {
-        if mutant.outcome == Outcome::Missed {
-            let start = Instant::now();
-            if let Some((outcome, test)) = copy.noticed_by(&programs, mutant.id) {
-                mutant.outcome = outcome;
-                println!(
-                    "caught in {:.1} s: {} ({test})",
-                    start.elapsed().as_secs_f64(),
-                    mutant.name
-                );
-            } else {
-                println!("MISSED: {}", mutant.name);
-            }
-        }
-    }
-    Ok(mutants)
+    graft::listed(&list)
 }
 
-/// A row a file, and all of them; what was missed below.
-fn table(mutants: &[Mutant]) -> String {
-    const COLUMNS: [Outcome; 5] =
-        [Outcome::Caught, Outcome::Hung, Outcome::Missed, Outcome::Unviable, Outcome::NotRun];
-    let mut files: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
-    for mutant in mutants {
-        files.entry(&mutant.file).or_default().push(mutant);
-    }
-    let row = |name: &str, of: &[&Mutant]| {
-        let count = |outcome| of.iter().filter(|mutant| mutant.outcome == outcome).count();
-        let counts = COLUMNS.map(|outcome| format!(" {} |", count(outcome)));
-        format!("| {name} | {} |{}\n", of.len(), counts.concat())
-    };
-    let mut table = "| file | mutants | caught | hung | missed | unviable | not run |\n".to_owned();
-    table += "|---|---|---|---|---|---|---|\n";
-    for (file, of) in &files {
-        table += &row(&format!("`{file}`"), of);
-    }
-    table += &row("all", &mutants.iter().collect::<Vec<_>>());
-    let missed = mutants.iter().filter(|mutant| mutant.outcome == Outcome::Missed);
-    let missed: String = missed.map(|mutant| format!("- `{}`\n", mutant.name)).collect();
-    if missed.is_empty() { table } else { format!("{table}\nMissed:\n\n{missed}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: a page names the command that was run, not one that would have run more.
-    #[test]
-    fn the_command_is_told_with_what_was_asked_for() {
-        let line = |files: &[&str], only: Option<&str>| {
-            let files = files.iter().map(|file| (*file).to_owned()).collect();
-            Options { files, only: only.map(str::to_owned), report: None }.command_line()
-        };
-        assert_eq!(line(&[], None), "cargo xtask mutants");
-        assert_eq!(
-            line(&["tag", "give"], Some("with ||")),
-            "cargo xtask mutants tag give --only 'with ||'"
-        );
-    }
-
-    /// Goal: what was missed is counted in its file's row, and named.
-    #[test]
-    fn what_was_missed_is_counted_and_named() {
-        let mutant = |id, outcome| Mutant {
-            id,
-            outcome,
-            file: "a.rs".into(),
-            name: format!("a.rs:{id}"),
-            ..Mutant::default()
-        };
-        let table = table(&[mutant(1, Outcome::Caught), mutant(2, Outcome::Missed)]);
-        assert!(table.contains("| `a.rs` | 2 | 1 | 0 | 1 | 0 | 0 |\n"), "{table}");
-        assert!(table.ends_with("\nMissed:\n\n- `a.rs:2`\n"), "{table}");
-    }
+/// Runs the tests on `mutant`, and tells.
+fn tried(tests: &[reach::Test], mutant: &Mutant) -> Outcome {
+    let start = Instant::now();
+    let (outcome, by) = reach::outcome(tests, mutant);
+    let word = if outcome == Outcome::Missed { "MISSED" } else { "caught" };
+    let (seconds, name) = (start.elapsed().as_secs_f64(), table::short(&mutant.name));
+    println!("{word} in {seconds:.1} s: {name} ({by})");
+    outcome
 }

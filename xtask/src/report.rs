@@ -19,16 +19,31 @@ use std::time::Duration;
 ///
 /// That the page cannot be read or written, or has no such marks.
 pub fn write(root: &Path, page: &str, name: &str, body: &str) -> Result<(), String> {
+    edit(root, page, name, |_| body.to_owned())
+}
+
+/// As [`write`], with what `body` makes of what stands there.
+///
+/// # Errors
+///
+/// As [`write`].
+pub fn edit(
+    root: &Path,
+    page: &str,
+    name: &str,
+    body: impl FnOnce(&str) -> String,
+) -> Result<(), String> {
     let path = root.join(page);
     let text = std::fs::read_to_string(&path).map_err(|error| format!("{page}: {error}"))?;
     let text = replaced(&text, name, body).ok_or(format!("{page} has no marks named {name}"))?;
     std::fs::write(&path, text).map_err(|error| format!("{page}: {error}"))
 }
 
-fn replaced(text: &str, name: &str, body: &str) -> Option<String> {
+fn replaced(text: &str, name: &str, body: impl FnOnce(&str) -> String) -> Option<String> {
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
     let from = text.find(&begin)? + begin.len();
     let to = from + text[from..].find(&end)?;
+    let body = body(&text[from..to]);
     Some(format!("{}\n{}\n\n{}", &text[..from], body.trim(), &text[to..]))
 }
 
@@ -52,9 +67,10 @@ mod tests {
     #[test]
     fn a_block_is_replaced_between_its_marks() {
         let page = "a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n";
-        let once = replaced(page, "x", "new").unwrap();
+        let new = |old: &str| old.replace("old", "new");
+        let once = replaced(page, "x", new).unwrap();
         assert_eq!(once, "a\n<!-- x: begin -->\n\nnew\n\n<!-- x: end -->\nb\n");
-        assert_eq!(replaced(&once, "x", "new").unwrap(), once);
-        assert_eq!(replaced(page, "y", "new"), None);
+        assert_eq!(replaced(&once, "x", new).unwrap(), once);
+        assert_eq!(replaced(page, "y", new), None);
     }
 }

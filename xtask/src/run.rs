@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -77,24 +76,6 @@ pub fn run_lines(
     limit: Duration,
     mut on_line: impl FnMut(&str),
 ) -> Result<(), String> {
-    let ended = run_lines_until(command, limit, |line| {
-        on_line(line);
-        ControlFlow::<()>::Continue(())
-    });
-    ended.map(|_| ())
-}
-
-/// As [`run_lines`], until `on_line` breaks: then `command` is killed with all its descendants, and
-/// what it broke with is returned.
-///
-/// # Errors
-///
-/// As [`run_lines`], of a command that was not broken off.
-pub fn run_lines_until<B>(
-    command: &mut Command,
-    limit: Duration,
-    mut on_line: impl FnMut(&str) -> ControlFlow<B>,
-) -> Result<Option<B>, String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = spawn(command)?;
     let deadline = Instant::now() + limit;
@@ -114,12 +95,7 @@ pub fn run_lines_until<B>(
     let mut ended: Option<(ExitStatus, Instant)> = None;
     loop {
         match lines.recv_timeout(POLL) {
-            Ok(line) => {
-                if let ControlFlow::Break(with) = on_line(&line) {
-                    kill(&mut child);
-                    return Ok(Some(with));
-                }
-            }
+            Ok(line) => on_line(&line),
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -137,10 +113,9 @@ pub fn run_lines_until<B>(
         }
     }
     match ended {
-        Some((status, _)) => verdict(status)?,
-        None => verdict(wait(&mut child, deadline, limit)?)?,
+        Some((status, _)) => verdict(status),
+        None => verdict(wait(&mut child, deadline, limit)?),
     }
-    Ok(None)
 }
 
 /// As [`run_lines`], with what `command` writes to the stream for errors among the lines: some
@@ -186,11 +161,14 @@ fn spawn(command: &mut Command) -> Result<Child, String> {
 }
 
 fn wait(child: &mut Child, deadline: Instant, limit: Duration) -> Result<ExitStatus, String> {
+    // At first shortly: whose output has ended ends at once.
+    let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = poll(child, deadline, limit)? {
             return Ok(status);
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(POLL);
     }
 }
 
@@ -206,16 +184,11 @@ fn poll(
     if Instant::now() < deadline {
         return Ok(None);
     }
-    kill(child);
-    Err(format!("it did not end within {} s and was killed", limit.as_secs()))
-}
-
-/// Kills `child` and everything below it.
-fn kill(child: &mut Child) {
     let doomed: Vec<String> = tree(child.id()).iter().map(u32::to_string).collect();
     let _ = Command::new("kill").arg("-KILL").args(&doomed).stderr(Stdio::null()).status();
     let _ = child.kill();
     let _ = child.wait();
+    Err(format!("it did not end within {} s and was killed", limit.as_secs()))
 }
 
 fn verdict(status: ExitStatus) -> Result<(), String> {
@@ -291,27 +264,6 @@ mod tests {
         let missing = run(&mut Command::new("no-such-program-anywhere"), SOON).unwrap_err();
         assert!(missing.starts_with("cannot start no-such-program-anywhere"));
         assert_eq!(capture(&mut sh("echo said; false"), SOON), None);
-    }
-
-    /// Goal: who has heard enough is told what it was, and neither waits for the child nor leaves it
-    /// or its own children alive. Method: the `sleep` that `sh` names would wait for ten minutes.
-    #[test]
-    fn a_child_is_broken_off_with_its_descendants() {
-        let start = Instant::now();
-        let mut child = None;
-        let broken =
-            run_lines_until(&mut sh("sleep 600 & echo $!; echo two; wait"), SOON, |line| {
-                if child.is_none() {
-                    child = Some(line.to_owned());
-                    return ControlFlow::Continue(());
-                }
-                ControlFlow::Break(line.to_owned())
-            });
-        assert_eq!(broken, Ok(Some("two".to_owned())));
-        assert!(start.elapsed() < SOON);
-        // At most not yet waited for by whoever inherited it: a dead process has no command line.
-        let line = std::fs::read(format!("/proc/{}/cmdline", child.unwrap()));
-        assert!(line.is_err() || line.is_ok_and(|line| line.is_empty()));
     }
 
     /// Goal: at the deadline a grandchild dies as well, so its output ends.

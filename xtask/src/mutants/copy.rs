@@ -1,66 +1,43 @@
-//! A copy of the engine and of the simulated machine, with the mutants in it; built, and its tests run.
-//!
-//! Tests end at the first that fails: a test program is killed when it says so.
+//! A copy of the engine and of the simulated machine, with the mutants in it, and its test programs.
 
 use super::LIMIT;
 use super::graft::{Mutant, Outcome, graft};
 use crate::run;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-/// The tests, in the order in which they are run: what is quick and notices much first.
-const TESTS: [&str; 13] = [
-    "care",
-    "look",
-    "suite_in_place",
-    "model",
-    "resize",
-    "reserve",
-    "remap",
-    "mapping",
-    "requests",
-    "conformance",
-    "each_step_fails",
-    "vmalloc_core",
-    "recover",
-];
-/// Tests that take long and notice nothing, by themselves, that the others do not.
-const SKIPPED: [&str; 6] = [
-    "16_entries",
-    "after_freeing_half",
-    "random_resizes",
-    "recoverer_that_dies",
-    "while_it_makes_an_area_fit",
-    "each_step_of_a_grow",
-];
-/// The longest that a program may run: a hundred times what most need.
-const HANG: Duration = Duration::from_secs(180);
-/// Which mutant runs.
-const VARIABLE: &str = "VMALLOC_MUTANT";
-
-/// Put at the end of the engine's `lib.rs`.
-const CHOICE: &str = "
+/// Put at the end of the engine's `lib.rs`, with the number of mutants. A function that is reached
+/// without a mutant is told once.
+const CHOICE: &str = r#"
 extern crate std as mutation_std;
 pub(crate) mod mutation {
     use super::mutation_std as std;
-    pub(crate) fn chosen() -> usize {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) fn chosen(first: usize) -> usize {
         static CHOSEN: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| {
-            std::env::var(\"VMALLOC_MUTANT\").ok().and_then(|t| t.parse().ok()).unwrap_or(0)
-        })
+        let chosen = *CHOSEN.get_or_init(|| {
+            std::env::var("VMALLOC_MUTANT").ok().and_then(|t| t.parse().ok()).unwrap_or(0)
+        });
+        static REACHED: [AtomicBool; COUNT] = [const { AtomicBool::new(false) }; COUNT];
+        if chosen == 0 && !REACHED[first].swap(true, Ordering::Relaxed) {
+            let line = std::format!("\nreached {first}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), line.as_bytes());
+        }
+        chosen
     }
 }
-";
+"#;
 
 /// A test program.
 pub struct Program {
-    name: String,
-    path: PathBuf,
+    /// Its name, and of what it is the test.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
     /// Where cargo would run it.
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 /// The copy.
@@ -81,6 +58,14 @@ impl Copy {
         let files = run::capture(list.current_dir(root), LIMIT).ok_or("git lists no files")?;
         for file in files.lines() {
             copy.write(file, &copy.read(file)?)?;
+        }
+        // Those of an earlier copy: cargo would build them.
+        let files: BTreeSet<&str> = files.lines().collect();
+        let mut find = Command::new("find");
+        find.args(["crates", "-type", "f"]).current_dir(&copy.tree);
+        let found = run::capture(&mut find, LIMIT).ok_or("`find` finds no files")?;
+        for file in found.lines().filter(|file| !files.contains(file)) {
+            std::fs::remove_file(copy.tree.join(file)).map_err(|e| format!("{file}: {e}"))?;
         }
         // A workspace of the two.
         let manifest = copy.read("Cargo.toml")?;
@@ -120,14 +105,16 @@ impl Copy {
     /// Puts the mutants in, but for those that do not compile.
     pub fn plant(&self, mutants: &mut [Mutant]) -> Result<(), String> {
         let lib = "crates/vmalloc-core/src/lib.rs";
-        self.write(lib, &(self.read(lib)? + CHOICE))?;
+        let highest = mutants.iter().map(|mutant| mutant.id).max().unwrap_or(0);
+        let choice = CHOICE.replace("COUNT", &(highest + 1).to_string());
+        self.write(lib, &(self.read(lib)? + &choice))?;
         loop {
             let mut arms: BTreeMap<String, Vec<(usize, Range<usize>)>> = BTreeMap::new();
             for of_file in mutants.chunk_by_mut(|a, b| a.file == b.file) {
                 let file = of_file[0].file.clone();
                 let (mut text, of) = graft(&self.read(&file)?, of_file);
                 if file == lib {
-                    text += CHOICE;
+                    text += &choice;
                 }
                 self.write(&file, &text)?;
                 arms.insert(file, of);
@@ -176,55 +163,22 @@ impl Copy {
         }
     }
 
-    /// Builds the tests, in the order in which they are to run.
+    /// Builds the tests.
     pub fn build(&self) -> Result<Vec<Program>, String> {
-        let mut args = vec!["test", "--no-run", "--message-format", "json", "--lib"];
-        args.extend(["--package", "vmalloc-core", "--package", "vmalloc-sim"]);
-        args.extend(TESTS.iter().filter(|t| **t != "vmalloc_core").flat_map(|t| ["--test", *t]));
+        let args = ["test", "--no-run", "--message-format", "json", "--lib", "--tests"];
+        let packages = ["--package", "vmalloc-core", "--package", "vmalloc-sim"];
         let mut programs = Vec::new();
-        run::run_lines(&mut self.cargo(&args), LIMIT, |line| {
+        run::run_lines(self.cargo(&args).args(packages), LIMIT, |line| {
             let Ok(told) = serde_json::from_str::<serde_json::Value>(line) else { return };
-            let name = told["target"]["name"].as_str().unwrap_or_default().to_owned();
-            let rank = TESTS.iter().position(|test| *test == name);
-            if let (Some(rank), Some(path)) = (rank, told["executable"].as_str()) {
+            if let (true, Some(path)) =
+                (told["profile"]["test"] == true, told["executable"].as_str())
+            {
                 let manifest = Path::new(told["manifest_path"].as_str().unwrap_or_default());
                 let folder = manifest.parent().unwrap_or(&self.tree).to_owned();
-                programs.push((rank, Program { name, path: path.into(), folder }));
+                let name = told["target"]["name"].as_str().unwrap_or_default().to_owned();
+                programs.push(Program { name, path: path.into(), folder });
             }
         })?;
-        if programs.len() != TESTS.len() {
-            return Err(format!("{} test programs instead of {}", programs.len(), TESTS.len()));
-        }
-        programs.sort_by_key(|(rank, _)| *rank);
-        Ok(programs.into_iter().map(|(_, program)| program).collect())
-    }
-
-    /// The first test that notices mutant `id`, and how.
-    pub fn noticed_by(&self, programs: &[Program], id: usize) -> Option<(Outcome, String)> {
-        programs.iter().find_map(|program| program.fails(id))
-    }
-}
-
-impl Program {
-    /// How it fails, if it does, with mutant `id`.
-    fn fails(&self, id: usize) -> Option<(Outcome, String)> {
-        let mut command = Command::new(&self.path);
-        command.args(SKIPPED.iter().flat_map(|name| ["--skip", *name]));
-        command.env(VARIABLE, id.to_string()).env("PROPTEST_CASES", "8").env("RUST_BACKTRACE", "0");
-        command.current_dir(&self.folder).stderr(Stdio::null());
-        let start = Instant::now();
-        let ended = run::run_lines_until(&mut command, HANG, |line| {
-            match line.strip_suffix(" ... FAILED") {
-                Some(test) => ControlFlow::Break(test.to_owned()),
-                None => ControlFlow::Continue(()),
-            }
-        });
-        let why = match ended {
-            Ok(None) => return None,
-            Ok(Some(test)) => test,
-            Err(why) => why,
-        };
-        let outcome = if start.elapsed() < HANG { Outcome::Caught } else { Outcome::Hung };
-        Some((outcome, format!("{}: {why}", self.name)))
+        Ok(programs)
     }
 }

@@ -1,7 +1,7 @@
 //! The mutants as cargo-mutants lists them, and a file of source with all of its own grafted in.
 //!
-//! `fn f() { a + b }` becomes `fn f() { match crate::mutation::chosen() { 1 => { a - b } _ => { a + b } } }`.
-//! Bodies are cut out by the places that the list tells; only the brace where a body begins is looked
+//! `fn f() { a + b }` becomes `fn f() { match crate::mutation::chosen(1) { 1 => { a - b } _ => { a + b } } }`.
+//! The number in brackets tells the function: it is that of its first mutant. Bodies are cut out by the places that the list tells; only the brace where a body begins is looked
 //! for in the text.
 
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub enum Outcome {
 pub struct Mutant {
     /// Which arm it is, from 1 on.
     pub id: usize,
+    /// The first mutant of its function.
+    pub first: usize,
     /// What became of it.
     pub outcome: Outcome,
     /// The file, from the root of the workspace.
@@ -55,6 +57,7 @@ pub fn listed(json: &str) -> Result<Vec<Mutant>, String> {
     let list = list.as_array().ok_or("the list is none")?;
     let mutants = list.iter().enumerate().map(|(i, value)| Mutant {
         id: i + 1,
+        first: 0,
         outcome: Outcome::default(),
         file: text(&value["file"]),
         name: text(&value["name"]),
@@ -87,16 +90,18 @@ pub fn graft(source: &str, mutants: &mut [Mutant]) -> (String, Vec<(usize, Range
             continue;
         };
         text.extend(&source[done..body.start]);
-        text += " match crate::mutation::chosen() {\n";
+        let first = mutants[0].id;
+        text += &format!(" match crate::mutation::chosen({first}) {{\n");
         for mutant in mutants {
+            mutant.first = first;
             let replaced = range(mutant.span);
-            let first = text.matches('\n').count() + 1;
+            let line = text.matches('\n').count() + 1;
             text += &format!("{} => {{", mutant.id);
             text.extend(&source[body.start..replaced.start]);
             text += &mutant.replacement;
             text.extend(&source[replaced.end..body.end]);
             text += "\n}\n";
-            arms.push((mutant.id, first..text.matches('\n').count() + 1));
+            arms.push((mutant.id, line..text.matches('\n').count() + 1));
         }
         text += "_ => {";
         text.extend(&source[body.clone()]);
@@ -147,10 +152,11 @@ mod tests {
         let (text, arms) = graft(SOURCE, &mut mutants);
         let arm =
             "\n7 => {\n    é - 1\n\n}\n_ => {\n    é + 1\n} } }\nconst fn g() -> u8 { 1 + 2 }\n";
-        let head = "/// A {.\nfn f(é: u8) -> u8 { match crate::mutation::chosen() {";
+        let head = "/// A {.\nfn f(é: u8) -> u8 { match crate::mutation::chosen(7) {";
         assert_eq!(text, format!("{head}{arm}"));
         assert_eq!(arms, [(7, 3..7)]);
-        assert_eq!(mutants.map(|mutant| mutant.outcome), [Outcome::Missed, Outcome::NotRun]);
+        assert_eq!(mutants.each_ref().map(|m| m.outcome), [Outcome::Missed, Outcome::NotRun]);
+        assert_eq!(mutants.map(|mutant| mutant.first), [7, 0]);
     }
 
     /// Goal: the list is read as the tool writes it.
