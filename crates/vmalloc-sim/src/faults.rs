@@ -1,4 +1,4 @@
-//! Faults on demand: the n-th frame take, bulk take, table allocation or map call fails.
+//! Faults on demand: the n-th call of a kind, of those that a machine may fail, fails.
 //!
 //! A test first runs an operation with nothing armed and reads how many steps of each kind it
 //! took; then it runs the operation once for each of them, with that step failing, and looks for
@@ -7,6 +7,9 @@
 //! ```text
 //!   reset ─ run ─ seen(step) = k      for n in 1..=k { fail_nth(step, n) ─ run ─ check }
 //! ```
+//!
+//! A plan that [notes sites](FaultPlan::note_sites) also remembers from which lines of whose sources
+//! its steps were asked for, so that a test can say which calls no operation ever comes by.
 //!
 //! Invariant: a one-shot fires in exactly one call, whatever the number of threads.
 
@@ -28,17 +31,48 @@ pub enum Step {
     /// [`vmalloc_core::platform::Mapper::map_run`]; fails with `NoTable` before it looks at
     /// anything.
     MapRun,
+    /// [`vmalloc_core::platform::Mapper::split`]; likewise.
+    Split,
+    /// [`vmalloc_core::platform::Mapper::prepare`]; likewise.
+    Prepare,
+    /// [`Frames::reach`] of a [`FaultyFrames`], and [`Frames::take_where`] once more: an allocator
+    /// that cannot choose, [`PolicyError::Unsupported`].
+    Policy,
 }
 
 impl Step {
     /// Every kind.
-    pub const ALL: [Step; 4] = [Step::Take, Step::TakeBulk, Step::AllocTable, Step::MapRun];
+    pub const ALL: [Step; 7] = [
+        Step::Take,
+        Step::TakeBulk,
+        Step::AllocTable,
+        Step::MapRun,
+        Step::Split,
+        Step::Prepare,
+        Step::Policy,
+    ];
+
+    /// Those of an allocation that memory may be too short for: what random operations fail.
+    pub const SHORT_OF_MEMORY: [Step; 4] =
+        [Step::Take, Step::TakeBulk, Step::AllocTable, Step::MapRun];
+}
+
+/// A line of a source that asks for a step.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Site {
+    /// The source, as the compiler was told of it.
+    pub file: &'static str,
+    /// The line, from 1 on.
+    pub line: u32,
 }
 
 /// Which steps fail. Starts with none armed, and counts.
 #[derive(Default, Debug)]
 pub struct FaultPlan {
     counters: [Counter; Step::ALL.len()],
+    // Written by every step, once sites are noted.
+    #[cfg(feature = "std")]
+    sites: std::sync::Mutex<Option<std::collections::BTreeSet<Site>>>,
 }
 
 /// Calls number `from..until` fail; the first is number 1. Empty when nothing is armed.
@@ -98,9 +132,34 @@ impl FaultPlan {
         self.counters[step as usize].fired.load(Ordering::Acquire)
     }
 
-    /// Counts a call of `step`; whether it must fail. Called once by whatever performs the step.
+    /// From here on it is remembered who asks for steps, failed ones included.
+    #[cfg(feature = "std")]
+    pub fn note_sites(&self) {
+        self.noted().get_or_insert_default();
+    }
+
+    /// Who did, since it is remembered. Not forgotten by [`FaultPlan::reset`].
+    #[cfg(feature = "std")]
     #[must_use]
+    pub fn sites(&self) -> std::collections::BTreeSet<Site> {
+        self.noted().clone().unwrap_or_default()
+    }
+
+    #[cfg(feature = "std")]
+    fn noted(&self) -> std::sync::MutexGuard<'_, Option<std::collections::BTreeSet<Site>>> {
+        self.sites.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts a call of `step`; whether it must fail. Called once by whatever performs the step,
+    /// which is a `#[track_caller]`: the site is whose call that is.
+    #[must_use]
+    #[track_caller]
     pub fn fails(&self, step: Step) -> bool {
+        #[cfg(feature = "std")]
+        if let Some(sites) = &mut *self.noted() {
+            let asks = core::panic::Location::caller();
+            sites.insert(Site { file: asks.file(), line: asks.line() });
+        }
         let counter = &self.counters[step as usize];
         // One atomic step gives each call its own number, so a one-shot fires in one call only.
         let number = counter.seen.fetch_add(1, Ordering::AcqRel) + 1;
@@ -161,6 +220,7 @@ impl<F: Frames> FaultyFrames<F> {
 }
 
 impl<F: Frames> Frames for FaultyFrames<F> {
+    #[track_caller]
     fn take(&self, order: Order) -> Result<Pfn, NoFrames> {
         if self.plan.fails(Step::Take) {
             return Err(NoFrames { wanted: order.pages(), free: self.inner.free() });
@@ -168,11 +228,13 @@ impl<F: Frames> Frames for FaultyFrames<F> {
         self.inner.take(order)
     }
 
+    #[track_caller]
     fn take_bulk(&self, want: Pages, out: &mut [Extent]) -> usize {
         if self.plan.fails(Step::TakeBulk) { 0 } else { self.inner.take_bulk(want, out) }
     }
 
-    /// A step of the kind [`Step::TakeBulk`], too.
+    /// A step of the kind [`Step::TakeBulk`], too, and one of the kind [`Step::Policy`].
+    #[track_caller]
     fn take_where(
         &self,
         policy: FramePolicy,
@@ -182,10 +244,17 @@ impl<F: Frames> Frames for FaultyFrames<F> {
         if self.plan.fails(Step::TakeBulk) {
             return Ok(0);
         }
+        if self.plan.fails(Step::Policy) {
+            return Err(PolicyError::Unsupported { policy });
+        }
         self.inner.take_where(policy, want, out)
     }
 
+    #[track_caller]
     fn reach(&self, policy: FramePolicy) -> Result<Pages, PolicyError> {
+        if self.plan.fails(Step::Policy) {
+            return Err(PolicyError::Unsupported { policy });
+        }
         self.inner.reach(policy)
     }
 

@@ -83,6 +83,10 @@ mod space;
 #[cfg(feature = "std")]
 mod kernel;
 
+// What comes by every call of a machine with page tables.
+#[cfg(feature = "std")]
+pub mod points;
+
 // The suite: for this machine and any other.
 mod random;
 mod subject;
@@ -112,7 +116,7 @@ pub mod scale;
 pub use conformance::{RULES, Rule};
 #[cfg(feature = "std")]
 pub use cpu::Cpu;
-pub use faults::{FaultPlan, FaultyFrames, Step};
+pub use faults::{FaultPlan, FaultyFrames, Site, Step};
 #[cfg(feature = "std")]
 pub use kernel::{CPUS_PER_SPACE, KernelConfig, SimEngine, SimKernel, SimMachine, Unsound};
 #[cfg(feature = "std")]

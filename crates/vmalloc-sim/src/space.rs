@@ -11,6 +11,7 @@
 //! Two engines can so have the same pages of the lower half, each in its own space, and share
 //! frames between them; or an engine can serve the whole machine from the upper half.
 
+use crate::faults::Step;
 use crate::machine::{Hardware, lock};
 use crate::tables::{Root, is_upper};
 use crate::tlb::{Cached, SpaceId, Tag};
@@ -88,7 +89,11 @@ impl Mapper for AddressSpace {
     /// # Panics
     ///
     /// If `window` does not lie in one half of the canonical addresses.
+    #[track_caller]
     fn prepare(&self, window: PageRange) -> Result<(), MapError> {
+        if self.hardware().faults().fails(Step::Prepare) {
+            return Err(MapError::NoTable { at: window.start });
+        }
         self.inner.hardware.tables.prepare(self.inner.root, window)
     }
 
@@ -99,7 +104,11 @@ impl Mapper for AddressSpace {
     ///
     /// If the pages do not lie in one prepared window, or if `run` holds page tables or leaves
     /// physical memory (2^34 frames).
+    #[track_caller]
     fn map_run(&self, at: Vpn, run: Extent, prot: Prot) -> Result<(), MapError> {
+        if self.hardware().faults().fails(Step::MapRun) {
+            return Err(MapError::NoTable { at });
+        }
         self.inner.hardware.tables.map_run(self.inner.root, at, run, prot)
     }
 
@@ -117,7 +126,11 @@ impl Mapper for AddressSpace {
         self.inner.hardware.tables.protect_run(self.inner.root, at, prot);
     }
 
+    #[track_caller]
     fn split(&self, at: Vpn) -> Result<(), MapError> {
+        if self.hardware().faults().fails(Step::Split) {
+            return Err(MapError::NoTable { at });
+        }
         self.inner.hardware.tables.split(self.inner.root, at)
     }
 

@@ -191,9 +191,6 @@ impl Tables {
             run.end() <= tables.start || run.start >= tables.end(),
             "{run} holds page tables: {tables}"
         );
-        if self.faults.fails(Step::MapRun) {
-            return Err(MapError::NoTable { at });
-        }
         let mut state = self.lock();
         let pages = PageRange { start: at, len: run.len };
         state.check_window(root.id, pages);
@@ -380,6 +377,7 @@ impl Tables {
         found
     }
 
+    #[track_caller]
     fn alloc(&self, state: &mut State, at: Vpn) -> Result<Pfn, MapError> {
         if self.faults.fails(Step::AllocTable) {
             return Err(MapError::NoTable { at });

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use vmalloc_core::platform::{Frames, MapError, Mapper, NoFrames, Prot, Ram, Tlb};
-use vmalloc_core::{Cache, Extent, Order, PAGE_SIZE, PageRange, Pages, Pfn, Rights, VirtAddr, Vpn};
+use vmalloc_core::{
+    Cache, Extent, FramePolicy, Order, PAGE_SIZE, PageRange, Pages, Pfn, Rights, VirtAddr, Vpn,
+};
 use vmalloc_sim::{
     AddressSpace, Config, Fault, FaultPlan, FaultyFrames, Hardware, Step, TlbSize, mmu,
 };
@@ -623,6 +625,9 @@ fn each_kind_of_fault_fires_at_exactly_the_nth_call() {
             owner.unmap_run(pages(UPPER, 1));
             is_mapped
         }
+        Step::Split => owner.split(UPPER).is_ok(),
+        Step::Prepare => owner.prepare(pages(UPPER, 2048)).is_ok(),
+        Step::Policy => faulty.reach(FramePolicy::ANY).is_ok(),
     };
     let plan = hardware.faults();
     for step in Step::ALL {
