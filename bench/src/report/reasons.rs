@@ -28,19 +28,20 @@ const REASONS: &[(&str, &str, &str)] = &[
         "heaps/warm",
         "mimalloc",
         "A tenth of mimalloc's call leaves room for little but atomic steps, of which a pair of ours takes \
-         eight: two move the state word, which another member may move at the same moment; two or more are \
+         six: two move the state word, which another member may move at the same moment; two or more are \
          the claim that keeps two views of a page apart in this process (SAFETY.md, point 3; more for an \
-         area of 1 MiB, which is not aligned to a word of 64 pages); four count references, to the \
-         member and to the mapping. The rest of its instructions, which the table of that name counts, check \
+         area of 1 MiB, which is not aligned to a word of 64 pages); two count a reference to the \
+         member. The rest of its instructions, which the table of that name counts, check \
          words that any member may have written. Two threads meet on shared words besides: the CPU time a \
          pair in `scale/threads` shows it. Tried: taking again what was parked last without a search, frees \
-         that look a record up once, tags and lanes looked up once a step. Not built: claims with a word an \
+         that look a record up once, tags and lanes looked up once a step, one count a buffer instead of two. \
+         Not built: claims with a word an \
          area instead of a bit a page; records may lie, and then such words would not keep two areas apart.",
     ),
     (
         "heaps/warm/threads=1",
         "budget: 100 ns",
-        "A pair takes eight atomic steps, and checks each word that another member may have written. \
+        "A pair takes six atomic steps, five more for an area of 1 MiB, and checks each word that another member may have written. \
          Whatever else ran on this machine is in the figure, too.",
     ),
     ("heaps/warm/threads=2", "budget: 100 ns", CONTENTION),

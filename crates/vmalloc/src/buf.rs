@@ -32,22 +32,24 @@ use vmalloc_core::{Area, AreaId, Pages, Publish};
 /// Memory of the pool that is this process's alone. Derefs to a slice of as many bytes as were
 /// asked for; a guard page lies right behind its last page. Freed on drop.
 pub struct Buf {
-    member: Arc<Seat<Member>>,
     id: AreaId,
     generation: u64,
     // Pages that it has: kept here, since the record may lie.
     pages: Pages,
-    // None only while it is being dropped, published or given; and for good if it could not be given,
-    // and not be shown again: then it has no bytes.
-    view: Option<ExclusiveView>,
+    // Ended only while it is being dropped, published or given; and for good if it could not be
+    // given, and not be shown again: then it has no bytes. It keeps the member.
+    view: ExclusiveView<Keeper>,
 }
+
+/// What each handle keeps, and its view with it: the member, and so the pool.
+pub(crate) type Keeper = Arc<Seat<Member>>;
 
 /// Memory of the pool that nobody writes any more: a plain slice, for any number of members.
 /// Dropping it detaches, and leaves the area: somebody must free it, by [`Frozen::free`] or
 /// [`crate::Pool::free`].
 pub struct Frozen {
     // Before `hold`: the view must be gone when the others are told that we are.
-    view: FrozenView,
+    view: FrozenView<Keeper>,
     hold: Hold,
 }
 
@@ -56,7 +58,7 @@ pub struct Frozen {
 /// [`Shared::free`] or [`crate::Pool::free`].
 pub struct Shared {
     // Before `hold`: see `Frozen`.
-    view: SharedView,
+    view: SharedView<Keeper>,
     hold: Hold,
 }
 
@@ -70,19 +72,26 @@ pub struct Unpublished {
 
 /// One handle's share in a member's presence at an area.
 struct Hold {
-    member: Arc<Seat<Member>>,
+    member: Keeper,
     token: Token,
 }
 
 impl Buf {
-    pub(crate) fn new(member: Arc<Seat<Member>>, area: &Area, view: ExclusiveView) -> Buf {
+    #[inline]
+    pub(crate) fn new(area: &Area, view: ExclusiveView<Keeper>) -> Buf {
         let (id, generation, pages) = (area.id, area.generation, area.pages.len);
-        Buf { member, id, generation, pages, view: Some(view) }
+        Buf { id, generation, pages, view }
+    }
+
+    /// Whose it is.
+    #[inline]
+    fn member(&self) -> &Keeper {
+        self.view.keeper()
     }
 
     /// Where it lies in the mapping.
     pub(crate) fn span(&self) -> Span {
-        self.view.as_ref().expect("a buffer has its view until it goes").span()
+        self.view.span()
     }
 
     /// Makes it readable for every member, and writable for none, ever.
@@ -109,23 +118,24 @@ impl Buf {
     fn publish<V>(
         mut self,
         how: Publish,
-        turn: fn(ExclusiveView) -> V,
+        turn: fn(&mut ExclusiveView<Keeper>) -> V,
     ) -> Result<(Hold, V), Unpublished> {
-        if self.member.is_forked() {
+        let member = Arc::clone(self.member());
+        if member.is_forked() {
             return Err(Unpublished { buf: self, error: ShareError::Forked });
         }
-        let Some(at) = self.view.as_ref().map(|view| view.span().start) else {
+        if self.view.has_ended() {
             let error = vmalloc_core::ShareError::Stale { generation: self.generation };
             return Err(Unpublished { buf: self, error: ShareError::Engine(error) });
-        };
-        // With no view there is nothing left for `drop` to free.
+        }
+        let at = self.view.span().start;
+        // With a view that has ended there is nothing left for `drop` to free.
         let view = &mut self.view;
-        let turn = || turn(view.take().expect("a buffer has its view until it goes"));
-        match self.member.publish(self.id, self.generation, at, how, turn) {
+        match member.publish(self.id, self.generation, at, how, || turn(view)) {
             Ok((token, view)) => {
-                let token = Token::of(&self.member.ground.shape, &token);
-                self.member.ground.bell(0).ring();
-                Ok((Hold { member: Arc::clone(&self.member), token }, view))
+                let token = Token::of(&member.ground.shape, &token);
+                member.ground.bell(0).ring();
+                Ok((Hold { member, token }, view))
             }
             Err(e) => Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
         }
@@ -134,19 +144,22 @@ impl Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
+        if self.view.has_ended() {
+            return;
+        }
+        let span = self.view.span();
         // The view first: no reference of ours may live when the pages are another's.
-        let Some(view) = self.view.take() else { return };
-        let span = view.span();
-        drop(view);
-        if !self.member.is_forked() {
-            if self.member.ground.hide(span.start).is_err() {
+        self.view.end();
+        let member: &Member = self.view.keeper();
+        if !member.is_forked() {
+            if member.ground.hide(span.start).is_err() {
                 return; // It is shown here still, so it must stay ours.
             }
-            self.member.unclaim(Pages::for_bytes(span.len));
+            member.unclaim(Pages::for_bytes(span.len));
             // An error here means that the records are damaged: then there is nothing to free.
-            if let Ok(freed) = self.member.engine().free(self.id, self.generation) {
-                self.member.note(Op::Free, || About::handle(self.id, self.generation));
-                self.member.relieve(freed);
+            if let Ok(freed) = member.engine().free(self.id, self.generation) {
+                member.note(Op::Free, || About::handle(self.id, self.generation));
+                member.relieve(freed);
             }
         }
     }
@@ -156,18 +169,18 @@ impl Deref for Buf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.view.as_deref().unwrap_or_default()
+        &self.view
     }
 }
 
 impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.view.as_deref_mut().unwrap_or_default()
+        &mut self.view
     }
 }
 
 impl Frozen {
-    pub(crate) fn new(member: Arc<Seat<Member>>, token: Token, view: FrozenView) -> Frozen {
+    pub(crate) fn new(member: Keeper, token: Token, view: FrozenView<Keeper>) -> Frozen {
         Frozen { view, hold: Hold { member, token } }
     }
 
@@ -217,7 +230,7 @@ impl AsRef<[u8]> for Frozen {
 }
 
 impl Shared {
-    pub(crate) fn new(member: Arc<Seat<Member>>, token: Token, view: SharedView) -> Shared {
+    pub(crate) fn new(member: Keeper, token: Token, view: SharedView<Keeper>) -> Shared {
         Shared { view, hold: Hold { member, token } }
     }
 
@@ -239,7 +252,7 @@ impl Shared {
         self.view.words()
     }
 
-    pub(crate) fn member(&self) -> &Arc<Seat<Member>> {
+    pub(crate) fn member(&self) -> &Keeper {
         &self.hold.member
     }
 

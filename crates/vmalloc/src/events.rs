@@ -64,33 +64,30 @@ impl Member {
     /// Tells that this member did something.
     #[inline]
     pub(crate) fn note(&self, op: Op, about: impl Fn() -> About) {
-        let event = || {
-            let About { area, generation, flags, bytes, page } = about();
-            let (member, pool) = (self.me.number() as u8, self.ground.shape.pool_number());
-            Event { at_ns: 0, op, member, pool, area, generation, flags, bytes, page }
-        };
         #[cfg(feature = "tracing")]
         if tracing::enabled!(target: "vmalloc", tracing::Level::DEBUG) {
-            tell(&event());
+            tell(&self.event(op, &about));
         }
         // Relaxed: who joins a pool has read the variable before, in `listen`.
         if RECORDS.load(Ordering::Relaxed) {
-            record(event());
+            record(self.event(op, &about));
         }
+    }
+
+    /// Cold, and so nothing of it is done where nobody is told.
+    #[cold]
+    fn event(&self, op: Op, about: &impl Fn() -> About) -> Event {
+        let About { area, generation, flags, bytes, page } = about();
+        let (member, pool) = (self.me.number() as u8, self.ground.shape.pool_number());
+        Event { at_ns: 0, op, member, pool, area, generation, flags, bytes, page }
     }
 }
 
 impl Member {
-    /// Tells how an allocation went.
-    #[inline]
-    pub(crate) fn note_alloc<E>(&self, request: &Request, done: &Result<Area, E>) {
-        match done {
-            Ok(area) => self.note(Op::Alloc, || About::area(area, request)),
-            Err(_) => {
-                let bytes = request.len_bytes().min(BYTES_MAX);
-                self.note(Op::Refused, || About { bytes, ..About::default() });
-            }
-        }
+    /// Tells that an allocation was refused.
+    pub(crate) fn note_refused(&self, request: &Request) {
+        let bytes = request.len_bytes().min(BYTES_MAX);
+        self.note(Op::Refused, || About { bytes, ..About::default() });
     }
 
     /// Tells that an area was freed by its token, if it was.

@@ -165,6 +165,7 @@ impl Ground {
     /// # Errors
     ///
     /// What the kernel said: then the area must stay this process's.
+    #[inline]
     pub(crate) fn hide(&self, at: u64) -> Result<(), Errno> {
         self.shown.as_ref().map_or(Ok(()), |shown| shown.hide_area(at))
     }

@@ -82,6 +82,7 @@ impl Guards {
     ///
     /// What `madvise` said; then it is tried again next time. EINVAL, EBUSY: the view does not lie
     /// in its slot, or the slot is not its own.
+    #[inline]
     pub(crate) fn place(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
         if !self.supported {
             return Ok(());
@@ -90,9 +91,12 @@ impl Guards {
         if view.pages.len.0 == 0 || end.is_none_or(|end| end > view.slot.end().0) {
             return Err(Errno::INVAL);
         }
-        if self.are_placed(view) {
-            return Ok(());
-        }
+        if self.are_placed(view) { Ok(()) } else { self.place_anew(mapping, data, view) }
+    }
+
+    /// The same where it was not done before.
+    #[cold]
+    fn place_anew(&self, mapping: &Mapping, data: u64, view: &View) -> Result<(), Errno> {
         let all =
             PageRange { start: view.pages.start, len: Pages(view.pages.len.0 + view.guard.0) };
         mapping

@@ -30,7 +30,6 @@ use crate::os::shown::Shown;
 use crate::os::view::{PurgeError, ViewError};
 use crate::os::{DATA_ALIGN_BYTES, PAGE_BYTES, Span};
 use crate::quota::Used;
-use crate::spread::Spread;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +47,7 @@ const RECOUNTS_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Ground {
     // Constant after `new`.
-    pub(crate) mapping: Arc<Spread<Mapping>>,
+    pub(crate) mapping: Arc<Mapping>,
     pub(crate) shape: Shape,
     layout: Layout,
     pub(crate) headroom: Headroom,
@@ -336,11 +335,12 @@ impl Machine for Linear<'_> {
         true
     }
 
+    #[inline]
     fn map(&self, view: &View) -> Result<(), MapError> {
-        if let Some(frames) = self.0.framed() {
-            return frames.show(view);
+        if self.0.shown.is_none() {
+            return self.0.guards.place(&self.0.mapping, self.0.data, view).map_err(refused);
         }
-        self.0.guards.place(&self.0.mapping, self.0.data, view).map_err(refused)
+        self.0.framed().map_or(Ok(()), |frames| frames.show(view))
     }
 
     fn extend(

@@ -15,6 +15,7 @@ use crate::events::About;
 use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
 use crate::options::Options;
+use crate::os::view::ExclusiveView;
 use crate::os::{pagemap, passing};
 use crate::spread::{Seat, Spread};
 use crate::token::Token;
@@ -81,7 +82,7 @@ impl Pool {
     }
 
     pub(crate) fn new(member: Member) -> Pool {
-        Pool { member: Spread::new(member) }
+        Pool { member: Spread::new(Arc::clone(&member.ground.mapping), member) }
     }
 
     /// The pool of a member.
@@ -134,24 +135,17 @@ impl Pool {
     /// [`AllocError`]; nothing was taken.
     pub fn alloc(&self, request: &Request) -> Result<Buf, AllocError> {
         self.alive().map_err(|()| AllocError::Forked)?;
-        let claimed = self.member.claim(Pages::for_bytes(request.len_bytes()));
+        let member: &Member = &self.member;
+        let claimed = member.claim(Pages::for_bytes(request.len_bytes()));
         let claimed = claimed.map_err(AllocError::Quota)?;
-        let mut search = None; // since the first time that there was no room
-        let area = loop {
-            match self.member.engine().vmalloc(request) {
-                Err(e)
-                    if request.may_wait()
-                        && search.get_or_insert_with(Search::new).may_help(&self.member, &e) => {}
-                done => {
-                    self.member.note_alloc(request, &done);
-                    break done.map_err(AllocError::Engine)?;
-                }
-            }
+        let area = match member.engine().vmalloc(request) {
+            Ok(area) => area,
+            Err(e) => room::alloc_again(member, request, e).map_err(AllocError::Engine)?,
         };
+        member.note(Op::Alloc, || About::area(&area, request));
         claimed.held();
-        let view = self.member.ground.mapping.exclusive(self.member.ground.bytes_of(&area));
-        match view {
-            Ok(view) => Ok(Buf::new(self.member.here(), &area, view)),
+        match ExclusiveView::new(self.member.here(), member.ground.bytes_of(&area)) {
+            Ok(view) => Ok(Buf::new(&area, view)),
             // This process has a view of these pages: the records lie. The area is left as it
             // is, since freeing it would hand the pages to somebody else.
             Err(e) => Err(AllocError::Damaged(Box::new(e))),
@@ -165,8 +159,9 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
         let area = self.attach_area(token, Kind::Frozen)?;
-        match grow::frozen_view(&self.member, &area) {
-            Ok(view) => Ok(Frozen::new(self.member.here(), *token, view)),
+        let keeper = self.member.here();
+        match grow::frozen_view(&keeper, &area) {
+            Ok(view) => Ok(Frozen::new(keeper, *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)
@@ -181,8 +176,9 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach_shared(&self, token: &Token) -> Result<Shared, AttachError> {
         let area = self.attach_area(token, Kind::Shared)?;
-        match grow::shared_view(&self.member, &area) {
-            Ok(view) => Ok(Shared::new(self.member.here(), *token, view)),
+        let keeper = self.member.here();
+        match grow::shared_view(&keeper, &area) {
+            Ok(view) => Ok(Shared::new(keeper, *token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)

@@ -1,19 +1,20 @@
 //! One value that many buffers keep, without a count that all threads write.
 //!
 //! Every buffer keeps its pool and its mapping. With one `Arc`, two threads that allocate and free
-//! would write the same count four times a pair, and pass its cache line to and fro: that cost more
-//! than all of the rest. So there is a *seat* a lane, each an `Arc` on cache lines of its own, and a
+//! would write the same count twice a pair, and pass its cache line to and fro: that cost more than
+//! all of the rest. So there is a *seat* a lane, each an `Arc` on cache lines of its own, and a
 //! buffer keeps the seat of the thread that made it.
 //!
 //! ```text
 //!   Pool ─▶ Spread ─┬▶ Seat ◀─ the buffers of lane 0     each seat ─▶ Arc of the value
-//!                   ├▶ Seat ◀─ the buffers of lane 1
+//!                   ├▶ Seat ◀─ the buffers of lane 1               └▶ Arc of its mapping
 //!                   └▶ …
 //! ```
 //!
 //! The value goes with the last seat, and a seat with the spread and the last buffer that kept it.
 
 use crate::lanes;
+use crate::os::map::Mapping;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
 use vmalloc_core::layout::LANES;
@@ -21,6 +22,7 @@ use vmalloc_core::layout::LANES;
 /// The seats of one value. Kept by whoever makes buffers.
 #[derive(Debug)]
 pub(crate) struct Spread<T> {
+    value: Arc<T>,
     seats: [Arc<Seat<T>>; LANES],
 }
 
@@ -29,21 +31,26 @@ pub(crate) struct Spread<T> {
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Seat<T> {
+    // Never changed: `crate::os::keep` relies on it.
+    mapping: Arc<Mapping>,
     value: Arc<T>,
     spread: Weak<Spread<T>>,
 }
 
 impl<T> Spread<T> {
-    /// A value, which is kept as long as this or any of its seats.
-    pub(crate) fn new(value: T) -> Arc<Spread<T>> {
-        Spread::of(Arc::new(value))
+    /// A value and its mapping, which are kept as long as this or any of its seats.
+    pub(crate) fn new(mapping: Arc<Mapping>, value: T) -> Arc<Spread<T>> {
+        Spread::of(&mapping, Arc::new(value))
     }
 
-    fn of(value: Arc<T>) -> Arc<Spread<T>> {
+    fn of(mapping: &Arc<Mapping>, value: Arc<T>) -> Arc<Spread<T>> {
         Arc::new_cyclic(|spread| {
-            let seat =
-                |_| Arc::new(Seat { value: Arc::clone(&value), spread: Weak::clone(spread) });
-            Spread { seats: std::array::from_fn(seat) }
+            let seat = |_| {
+                let (mapping, value) = (Arc::clone(mapping), Arc::clone(&value));
+                Arc::new(Seat { mapping, value, spread: Weak::clone(spread) })
+            };
+            let seats = std::array::from_fn(seat);
+            Spread { value, seats }
         })
     }
 
@@ -55,9 +62,15 @@ impl<T> Spread<T> {
 }
 
 impl<T> Seat<T> {
+    /// The mapping that it was made with.
+    #[inline]
+    pub(crate) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
     /// The spread it belongs to; another one of the same value if that is gone.
     pub(crate) fn spread(&self) -> Arc<Spread<T>> {
-        self.spread.upgrade().unwrap_or_else(|| Spread::of(Arc::clone(&self.value)))
+        self.spread.upgrade().unwrap_or_else(|| Spread::of(&self.mapping, Arc::clone(&self.value)))
     }
 }
 
@@ -66,7 +79,7 @@ impl<T> Deref for Spread<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.seats[0].value
+        &self.value
     }
 }
 
@@ -82,12 +95,14 @@ impl<T> Deref for Seat<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::PAGE_BYTES;
+    use crate::os::tests::pool;
 
     /// Goal: threads that live at once sit on different seats, whose counts are 128 bytes apart.
     /// Method: two threads, each with a lane of its own, ask for theirs.
     #[test]
     fn each_lane_has_a_seat_of_its_own() {
-        let spread = Spread::new(7_u32);
+        let spread = Spread::new(pool("seats", PAGE_BYTES), 7_u32);
         let mine = spread.here();
         let theirs = std::thread::scope(|scope| {
             scope.spawn(|| (spread.here(), lanes::mine())).join().unwrap()
@@ -104,7 +119,7 @@ mod tests {
     #[test]
     fn the_value_goes_with_the_last_seat() {
         let value = Arc::new(());
-        let spread = Spread::new(Arc::clone(&value));
+        let spread = Spread::new(pool("last-seat", PAGE_BYTES), Arc::clone(&value));
         let seat = spread.here();
         assert!(Arc::ptr_eq(&seat.spread(), &spread));
         drop(spread);

@@ -9,6 +9,7 @@
 //! member; what is for whoever comes first stays until somebody takes it, or frees it by its token.
 
 use super::{Buf, Unpublished};
+use crate::buf::Keeper;
 use crate::error::{AttachError, ShareError};
 use crate::events::About;
 use crate::member::Member;
@@ -37,17 +38,18 @@ impl Buf {
     ///
     /// [`Unpublished`] gives the buffer back.
     pub fn give_to(self, member: usize) -> Result<Token, Unpublished> {
-        match Owner::new(member).filter(|_| member <= self.member.ground.shape.geometry.members) {
+        match Owner::new(member).filter(|_| member <= self.member().ground.shape.geometry.members) {
             Some(to) => self.give_away(Some(to)),
             None => Err(Unpublished { buf: self, error: ShareError::NoMember { member } }),
         }
     }
 
     fn give_away(mut self, to: Option<Owner>) -> Result<Token, Unpublished> {
-        if self.member.is_forked() {
+        let member = Keeper::clone(self.member());
+        if member.is_forked() {
             return Err(Unpublished { buf: self, error: ShareError::Forked });
         }
-        let header = self.member.ground.header();
+        let header = member.ground.header();
         let slot = to.map(|to| (to, header.member(to)));
         if let Some((to, slot)) = slot {
             if !slot.is_active() {
@@ -57,19 +59,20 @@ impl Buf {
             // Before it is given: so that whoever leaves meanwhile looks for it.
             slot.expect_gift();
         }
-        // In a framed pool nobody shows what may be another's a moment later.
-        let Some(span) = self.view.as_ref().map(ExclusiveView::span) else {
+        if self.view.has_ended() {
             let error = vmalloc_core::ShareError::Stale { generation: self.generation };
             return Err(Unpublished { buf: self, error: ShareError::Engine(error) });
-        };
-        if self.member.ground.shape.is_framed {
-            self.view = None;
-            if let Err(errno) = self.member.ground.hide(span.start) {
+        }
+        let span = self.view.span();
+        // In a framed pool nobody shows what may be another's a moment later.
+        if member.ground.shape.is_framed {
+            self.view.end();
+            if let Err(errno) = member.ground.hide(span.start) {
                 self.show_again(span);
                 return Err(Unpublished { buf: self, error: ShareError::Os(Box::new(errno)) });
             }
         }
-        let token = match self.member.engine().give(self.id, self.generation, to) {
+        let token = match member.engine().give(self.id, self.generation, to) {
             Ok(token) => token,
             Err(e) => {
                 self.show_again(span);
@@ -79,18 +82,18 @@ impl Buf {
         // It left before it could know? Then it is ours again, if nobody has freed it.
         if let Some((to, slot)) = slot
             && !slot.is_active()
-            && self.member.engine().take_back(&token, Some(to))
+            && member.engine().take_back(&token, Some(to))
         {
             self.show_again(span);
             let error = ShareError::NoMember { member: to.number() };
             return Err(Unpublished { buf: self, error });
         }
-        // With no view there is nothing left for `drop` to free.
-        self.view = None;
-        self.member.unclaim(Pages::for_bytes(span.len));
-        self.member.note(Op::Give, || About::handle(self.id, self.generation));
-        self.member.ground.bell(0).ring();
-        Ok(Token::of(&self.member.ground.shape, &token))
+        // With a view that has ended there is nothing left for `drop` to free.
+        self.view.end();
+        member.unclaim(Pages::for_bytes(span.len));
+        member.note(Op::Give, || About::handle(self.id, self.generation));
+        member.ground.bell(0).ring();
+        Ok(Token::of(&member.ground.shape, &token))
     }
 }
 
@@ -98,14 +101,16 @@ impl Buf {
     /// The view once more, of what is this process's still. Without addresses for it, the buffer has
     /// no bytes from then on.
     fn show_again(&mut self, span: Span) {
-        if self.view.is_some() {
+        if !self.view.has_ended() {
             return;
         }
-        let engine = self.member.engine();
+        let member = self.member();
+        let engine = member.engine();
         let view = engine.area(self.id).and_then(|area| engine.view_of(&area));
-        let ground = &self.member.ground;
-        if view.is_some_and(|view| ground.guards_ready(&view).is_ok()) {
-            self.view = ground.mapping.exclusive(span).ok();
+        if view.is_some_and(|view| member.ground.guards_ready(&view).is_ok())
+            && let Ok(view) = ExclusiveView::new(Keeper::clone(member), span)
+        {
+            self.view = view;
         }
     }
 }
@@ -133,8 +138,8 @@ impl Pool {
         let area = member.engine().take(&token.core()).map_err(AttachError::Engine)?;
         claimed.held();
         member.note(Op::Take, || About::handle(area.id, area.generation));
-        match member.ground.mapping.exclusive(member.ground.bytes_of(&area)) {
-            Ok(view) => Ok(Buf::new(member.here(), &area, view)),
+        match ExclusiveView::new(member.here(), member.ground.bytes_of(&area)) {
+            Ok(view) => Ok(Buf::new(&area, view)),
             // The area is left as it is, since freeing it would hand the pages to somebody else.
             Err(e) => Err(AttachError::Damaged(Box::new(e))),
         }

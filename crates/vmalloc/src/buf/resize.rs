@@ -10,6 +10,7 @@
 //! grows: what somebody sees of it stays there.
 
 use super::{Buf, Shared};
+use crate::buf::Keeper;
 use crate::error::{AttachError, ResizeError};
 use crate::events::About;
 use crate::pool::{Pool, Search};
@@ -33,23 +34,27 @@ impl Buf {
         let mut search = None; // since the first time that there was no room
         loop {
             match self.resize_once(bytes) {
-                Err(e) if search.get_or_insert_with(Search::new).may_lengthen(&self.member, &e) => {
-                }
+                Err(e)
+                    if search.get_or_insert_with(Search::new).may_lengthen(self.member(), &e) => {}
                 done => return done,
             }
         }
     }
 
     fn resize_once(&mut self, bytes: usize) -> Result<(), ResizeError> {
-        if self.member.is_forked() {
+        let member = Keeper::clone(self.member());
+        if member.is_forked() {
             return Err(ResizeError::Forked);
         }
-        let engine = self.member.engine();
+        let engine = member.engine();
         let stale = vmalloc_core::ResizeError::Stale { generation: self.generation };
-        let view = self.view.as_mut().ok_or(ResizeError::Engine(stale))?;
+        let view = &mut self.view;
+        if view.has_ended() {
+            return Err(ResizeError::Engine(stale));
+        }
         let (old, new) = (view.span().len, bytes as u64);
         let (pages, was) = (Pages::for_bytes(new).0, Pages::for_bytes(old).0);
-        let claimed = self.member.claim(Pages(pages.saturating_sub(was)));
+        let claimed = member.claim(Pages(pages.saturating_sub(was)));
         let claimed = claimed.map_err(ResizeError::Quota)?;
         if new > 0 && new < old {
             view.resize(new).map_err(|e| ResizeError::Damaged(Box::new(e)))?;
@@ -58,26 +63,26 @@ impl Buf {
         let old_pages = self.pages.0;
         let known = Some(self.pages);
         let resized = engine.resize_known(self.id, self.generation, known, new, true);
-        let is_here = |area: &Area| self.member.ground.span(area.pages).start == view.span().start;
+        let is_here = |area: &Area| member.ground.span(area.pages).start == view.span().start;
         let resized = resized.and_then(|area| is_here(&area).then_some(area).ok_or(stale));
         if let Err(e) = resized.map(|area| self.pages = area.pages.len) {
             // What it let go of is still its own. If the records lied, a guard may stand in it by now,
             // and if it cannot be had back, it stays shorter.
             let whole = crate::os::Span::new(view.span().start, old);
-            if self.member.ground.unguard(self.id, whole).is_ok() {
+            if member.ground.unguard(self.id, whole).is_ok() {
                 let _ = view.resize(old);
             }
             return Err(ResizeError::Engine(e));
         }
         claimed.held();
-        self.member.unclaim(Pages(was.saturating_sub(pages)));
+        member.unclaim(Pages(was.saturating_sub(pages)));
         let handle = About::handle(self.id, self.generation);
-        self.member.note(Op::Resize, || About { bytes: new, ..handle });
+        member.note(Op::Resize, || About { bytes: new, ..handle });
         if new > old {
             // If the records lied, our guard is where it was.
             let whole = crate::os::Span::new(view.span().start, new);
             let damaged = |e| ResizeError::Damaged(Box::new(e));
-            self.member.ground.unguard(self.id, whole).map_err(damaged)?;
+            member.ground.unguard(self.id, whole).map_err(damaged)?;
             view.resize(new).map_err(damaged)?;
             // What the last page held behind the end is from an earlier tenant; new pages are zeros.
             let stale = new.min(old_pages.saturating_mul(PAGE_SIZE as u64));
@@ -91,10 +96,11 @@ impl Buf {
     /// Zeros what its last page holds behind the end, from an earlier tenant: when a shared area
     /// grows, others may look before that could be done.
     pub(super) fn zero_tail(&mut self) {
-        let Some(view) = self.view.as_mut() else { return };
+        let is_forked = self.member().is_forked();
+        let view = &mut self.view;
         let len = view.span().len;
         // No page more: it takes no claim and cannot fail, but for a length that never was.
-        if !self.member.is_forked() && view.resize(Pages::for_bytes(len).bytes()).is_ok() {
+        if !is_forked && view.resize(Pages::for_bytes(len).bytes()).is_ok() {
             view[len as usize..].fill(0);
             let _ = view.resize(len);
         }
@@ -116,9 +122,9 @@ impl Buf {
         }
         let was_huge = |area: vmalloc_core::Area| area.flags & flags::HUGE != 0;
         let request = Request::bytes(bytes as u64).zeroed();
-        let huge = self.member.engine().area(self.id).is_some_and(was_huge);
+        let huge = self.member().engine().area(self.id).is_some_and(was_huge);
         let request = if huge { request.huge() } else { request };
-        let pool = Pool::of(&self.member);
+        let pool = Pool::of(self.member());
         let mut moved = pool.alloc(&request).map_err(ResizeError::Alloc)?;
         let kept = self.len().min(bytes);
         moved[..kept].copy_from_slice(&self[..kept]);

@@ -20,7 +20,7 @@
 //! Below `words_bytes` lies what the members keep about the pool: only [`Mapping::words`] reaches
 //! it, as atomics. Above lies what programs keep: only views reach it ([`crate::os::view`]).
 //!
-//! Invariants: the mapping stays until the last view is dropped, for each view holds a seat of it;
+//! Invariants: the mapping stays until the last view is dropped, for each view keeps it ([`crate::os::keep`]);
 //! nothing in this crate maps anything over it, but runs of its own file over a framed pool's
 //! window, and only where no view is.
 //! Neighbours: [`crate::os::advice`] gives advice on ranges of it, [`crate::os::commit`] frames.
@@ -33,7 +33,6 @@ use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::PoolFile;
 use crate::os::{DATA_ALIGN_BYTES, HUGE_BYTES, PAGE_BYTES, RangeError, Span, fail};
-use crate::spread::Spread;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::fmt;
@@ -113,10 +112,7 @@ impl Mapping {
     /// # Errors
     ///
     /// [`MapError`].
-    pub(crate) fn new(
-        file: Arc<PoolFile>,
-        words_bytes: u64,
-    ) -> Result<Arc<Spread<Mapping>>, MapError> {
+    pub(crate) fn new(file: Arc<PoolFile>, words_bytes: u64) -> Result<Arc<Mapping>, MapError> {
         let bytes = file.bytes();
         if bytes == 0 || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err(MapError::FileSize { bytes });
@@ -138,7 +134,7 @@ impl Mapping {
         file: Arc<PoolFile>,
         words_bytes: u64,
         window_bytes: u64,
-    ) -> Result<Arc<Spread<Mapping>>, MapError> {
+    ) -> Result<Arc<Mapping>, MapError> {
         if !words_bytes.is_multiple_of(HUGE_BYTES) || words_bytes > file.bytes() {
             return Err(MapError::WordsSize { words_bytes, bytes: file.bytes() });
         }
@@ -153,7 +149,7 @@ impl Mapping {
         file_bytes: u64,
         words_bytes: u64,
         bytes: u64,
-    ) -> Result<Arc<Spread<Mapping>>, MapError> {
+    ) -> Result<Arc<Mapping>, MapError> {
         let page_bytes = rustix::param::page_size();
         if page_bytes as u64 != PAGE_BYTES {
             return Err(MapError::PageSize { page_bytes });
@@ -169,7 +165,7 @@ impl Mapping {
         let is_lost = AtomicBool::new(false);
         let mapping = Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims };
         mapping.skip_in_dumps().map_err(os("madvise MADV_DONTDUMP"))?;
-        Ok(Spread::new(mapping))
+        Ok(Arc::new(mapping))
     }
 
     /// The address of offset 0: a multiple of 2 MiB.
@@ -258,8 +254,8 @@ impl Drop for Mapping {
         // SAFETY:
         // 1. `base .. base + bytes` is exactly what `Reservation::map_file` left to us, all of it is
         //    ours still (it is not lost), and it is unmapped only here.
-        // 2. No reference into it is left: those from `words` borrow `self`, and each view holds
-        //    a seat, which holds an `Arc` of it.
+        // 2. No reference into it is left: those from `words` borrow `self`, and each view
+        //    keeps it, by a borrow or an `Arc`.
         let unmapped =
             unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes as usize) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");

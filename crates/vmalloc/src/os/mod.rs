@@ -47,6 +47,7 @@ pub(crate) mod extents;
 pub(crate) mod fail;
 pub(crate) mod file;
 pub(crate) mod fork;
+pub(crate) mod keep;
 pub(crate) mod life;
 pub(crate) mod locks;
 pub(crate) mod map;
@@ -60,7 +61,7 @@ pub(crate) mod seal;
 pub(crate) mod shown;
 pub(crate) mod stitch;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod view;
 
 use std::fmt;

@@ -23,7 +23,6 @@ use crate::os::anon::AnonWords;
 use crate::os::map::Mapping;
 use crate::os::stitch::{Budget, StitchError};
 use crate::os::{PAGE_BYTES, Span, fail, pagemap};
-use crate::spread::Spread;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use std::collections::BTreeMap;
@@ -63,7 +62,7 @@ impl std::error::Error for ShowError {}
 #[derive(Debug)]
 pub(crate) struct Shown {
     // Constant.
-    mapping: Arc<Spread<Mapping>>,
+    mapping: Arc<Mapping>,
     first_frame: u64,
     // A word a page of the file from `first_frame` on: whether it is shown.
     here: AnonWords,
@@ -84,7 +83,7 @@ impl Shown {
     /// # Errors
     ///
     /// What `mmap` said.
-    pub(crate) fn new(mapping: Arc<Spread<Mapping>>, frames_at: u64) -> Result<Shown, Errno> {
+    pub(crate) fn new(mapping: Arc<Mapping>, frames_at: u64) -> Result<Shown, Errno> {
         let frames = (mapping.words_bytes().saturating_sub(frames_at)) / PAGE_BYTES;
         let here = AnonWords::new(frames as usize)?;
         let vmas = Budget::take(0).map_err(|_| Errno::NOMEM)?;

@@ -17,19 +17,18 @@
 //!
 //! Views of areas that change their size are in `view/resize.rs`.
 //!
-//! Invariant: a view keeps its mapping, and its claim, for exactly as long as it lives. Order
-//! matters on the way out: drop the view, then publish that the area is free.
+//! Invariant: a view keeps its mapping for as long as it lives, and its claim until it ends. Order
+//! matters on the way out: end the view, then publish that the area is free.
 
 mod resize;
 
 use crate::os::claims::{Sharing, Taken};
 use crate::os::file::PunchError;
+use crate::os::keep::Keep;
 use crate::os::map::Mapping;
 use crate::os::{PAGE_BYTES, RangeError, Span, copy, poison};
-use crate::spread::{Seat, Spread};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 /// Why there is no view. Nothing was claimed.
@@ -75,20 +74,18 @@ impl fmt::Display for PurgeError {
 
 impl std::error::Error for PurgeError {}
 
-/// A claim on the pages of `span`; `None` for exclusive.
+/// A claim on the pages of `span`, until that is empty; `None` for exclusive.
 #[derive(Debug)]
-struct Claim {
-    mapping: Arc<Seat<Mapping>>,
+struct Claim<K: Keep> {
+    keeper: K,
     span: Span,
     sharing: Option<Sharing>,
 }
 
-impl Claim {
-    fn new(
-        mapping: Arc<Seat<Mapping>>,
-        span: Span,
-        sharing: Option<Sharing>,
-    ) -> Result<Claim, ViewError> {
+impl<K: Keep> Claim<K> {
+    #[inline]
+    fn new(keeper: K, span: Span, sharing: Option<Sharing>) -> Result<Claim<K>, ViewError> {
+        let mapping = keeper.mapping();
         let limit = mapping.bytes();
         span.within(limit).map_err(ViewError::Range)?;
         if !span.start.is_multiple_of(PAGE_BYTES) {
@@ -103,29 +100,52 @@ impl Claim {
             Some(how) => mapping.claims.take_counted(first, len, how),
         }
         .map_err(|Taken| ViewError::Taken { span })?;
-        poison::wake(&mapping, span);
-        Ok(Claim { mapping, span, sharing })
+        poison::wake(mapping, span);
+        Ok(Claim { keeper, span, sharing })
     }
 
-    /// Exclusive to counted.
-    fn start(mut self, how: Sharing) -> Claim {
+    /// Exclusive to counted, under a keeper of its own; what was exclusive has ended.
+    fn start(&mut self, how: Sharing) -> Claim<K>
+    where
+        K: Clone,
+    {
         debug_assert!(self.sharing.is_none());
         let (first, len) = pages(self.span);
-        self.mapping.claims.start_counting(first, len, how);
-        self.sharing = Some(how);
-        self
+        self.keeper.mapping().claims.start_counting(first, len, how);
+        let span = std::mem::replace(&mut self.span, ENDED);
+        Claim { keeper: self.keeper.clone(), span, sharing: Some(how) }
     }
 
     /// One more holder of a counted claim.
-    fn again(&self) -> Claim {
+    fn again(&self) -> Claim<K>
+    where
+        K: Clone,
+    {
         debug_assert!(self.sharing.is_some());
         // The entry exists with this extent and kind, for `self` is counted in it.
-        Claim::new(Arc::clone(&self.mapping), self.span, self.sharing)
+        Claim::new(self.keeper.clone(), self.span, self.sharing)
             .expect("a counted claim that is held")
     }
 
+    /// Gives the pages back. From here on it claims none, and shows no byte.
+    #[inline]
+    fn end(&mut self) {
+        let span = std::mem::replace(&mut self.span, ENDED);
+        if span.len == 0 {
+            return; // before
+        }
+        let (mapping, (first, len)) = (self.keeper.mapping(), pages(span));
+        match self.sharing {
+            None => {
+                poison::poison(mapping, span);
+                mapping.claims.put(first, len);
+            }
+            Some(_) => mapping.claims.put_counted(first),
+        }
+    }
+
     fn start_pointer(&self) -> *mut u8 {
-        self.mapping.at(self.span.start).as_ptr()
+        self.keeper.mapping().at(self.span.start).as_ptr()
     }
 
     fn len(&self) -> usize {
@@ -133,16 +153,13 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+/// What a claim that has ended claims.
+const ENDED: Span = Span { start: 0, len: 0 };
+
+impl<K: Keep> Drop for Claim<K> {
+    #[inline]
     fn drop(&mut self) {
-        let (first, len) = pages(self.span);
-        match self.sharing {
-            None => {
-                poison::poison(&self.mapping, self.span);
-                self.mapping.claims.put(first, len);
-            }
-            Some(_) => self.mapping.claims.put_counted(first),
-        }
+        self.end();
     }
 }
 
@@ -153,48 +170,89 @@ fn pages(span: Span) -> (u64, u64) {
 
 /// Bytes that are mine alone: derefs to `&mut [u8]`. The claim is on whole pages.
 #[derive(Debug)]
-pub(crate) struct ExclusiveView(Claim);
+pub(crate) struct ExclusiveView<K: Keep>(Claim<K>);
 
 /// Bytes that nobody writes any more: derefs to `&[u8]`. Cloning is one more holder.
 #[derive(Debug)]
-pub(crate) struct FrozenView(Claim);
+pub(crate) struct FrozenView<K: Keep>(Claim<K>);
 
 /// Bytes that everybody may write: atomics and copies only. Cloning is one more holder.
 #[derive(Debug)]
-pub(crate) struct SharedView(Claim);
+pub(crate) struct SharedView<K: Keep>(Claim<K>);
 
-impl Spread<Mapping> {
-    /// Views `span` as mine alone. `span` begins at a page, behind the words; its length is free.
+impl<K: Keep> ExclusiveView<K> {
+    /// Views `span` of the keeper's mapping as mine alone. `span` begins at a page, behind the words;
+    /// its length is free.
     ///
     /// The caller owns the area by the protocol between members. Memory must have been committed,
-    /// or a touch may end in SIGBUS. With its drop about 34 ns, 61 for a MiB, of which the claim is 15
-    /// and 37.
+    /// or a touch may end in SIGBUS. Costs what its claim does ([`crate::os::claims`]).
     ///
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn exclusive(&self, span: Span) -> Result<ExclusiveView, ViewError> {
-        Claim::new(self.here(), span, None).map(ExclusiveView)
+    #[inline]
+    pub(crate) fn new(keeper: K, span: Span) -> Result<ExclusiveView<K>, ViewError> {
+        Claim::new(keeper, span, None).map(ExclusiveView)
     }
 
+    /// No more writing, from now on: the same bytes for any number of readers. This view ends.
+    pub(crate) fn freeze(&mut self) -> FrozenView<K>
+    where
+        K: Clone,
+    {
+        FrozenView(self.0.start(Sharing::Frozen))
+    }
+
+    /// The same bytes for any number of writers. This view ends.
+    pub(crate) fn share(&mut self) -> SharedView<K>
+    where
+        K: Clone,
+    {
+        SharedView(self.0.start(Sharing::Shared))
+    }
+
+    /// Lets go of its pages: it has no bytes from here on, and keeps its keeper.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.0.end();
+    }
+
+    /// What keeps it.
+    #[inline]
+    pub(crate) fn keeper(&self) -> &K {
+        &self.0.keeper
+    }
+
+    /// Whether it has let go of its pages.
+    #[inline]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.span.len == 0
+    }
+}
+
+impl<K: Keep> FrozenView<K> {
     /// Views `span` as bytes that nobody writes; by the protocol, its owner froze it.
     ///
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn frozen(&self, span: Span) -> Result<FrozenView, ViewError> {
-        Claim::new(self.here(), span, Some(Sharing::Frozen)).map(FrozenView)
+    pub(crate) fn new(keeper: K, span: Span) -> Result<FrozenView<K>, ViewError> {
+        Claim::new(keeper, span, Some(Sharing::Frozen)).map(FrozenView)
     }
+}
 
+impl<K: Keep> SharedView<K> {
     /// Views `span` as bytes that everybody may write.
     ///
     /// # Errors
     ///
     /// [`ViewError`].
-    pub(crate) fn shared(&self, span: Span) -> Result<SharedView, ViewError> {
-        Claim::new(self.here(), span, Some(Sharing::Shared)).map(SharedView)
+    pub(crate) fn new(keeper: K, span: Span) -> Result<SharedView<K>, ViewError> {
+        Claim::new(keeper, span, Some(Sharing::Shared)).map(SharedView)
     }
+}
 
+impl Mapping {
     /// Fills `span` with zeros, under a claim of its own: so it fails, and changes nothing, where
     /// this process has a view. 100 ns a page that is warm.
     ///
@@ -202,12 +260,10 @@ impl Spread<Mapping> {
     ///
     /// [`ViewError`].
     pub(crate) fn zero(&self, span: Span) -> Result<(), ViewError> {
-        self.exclusive(span)?.fill(0);
+        ExclusiveView::new(self, span)?.fill(0);
         Ok(())
     }
-}
 
-impl Mapping {
     /// Gives the memory behind `spans` (whole pages) back to the system, as
     /// [`crate::os::file::PoolFile::punch`] does, under claims of its own: so that no view of this
     /// process loses its bytes. Returns how many calls that were. Never allocates.
@@ -265,25 +321,14 @@ impl Mapping {
     }
 }
 
-impl ExclusiveView {
-    /// No more writing, from now on: the same bytes for any number of readers.
-    pub(crate) fn freeze(self) -> FrozenView {
-        FrozenView(self.0.start(Sharing::Frozen))
-    }
-
-    /// The same bytes for any number of writers.
-    pub(crate) fn share(self) -> SharedView {
-        SharedView(self.0.start(Sharing::Shared))
-    }
-}
-
-impl Deref for ExclusiveView {
+impl<K: Keep> Deref for ExclusiveView<K> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         // SAFETY:
-        // 1. The bytes are in the mapping: `Claim::new` checked the span, and the claim keeps the
-        //    mapping alive. It does not shrink under us (invariant 1 of `crate::os`).
+        // 1. The bytes are in the mapping: `Claim::new` checked the span (an ended claim's is empty,
+        //    at byte 0), and the keeper keeps the mapping alive. It does not shrink under us
+        //    (invariant 1 of `crate::os`).
         // 2. Every byte is initialised: a page of the file is zeroed before it is first seen.
         // 3. No other view of this mapping reaches them: the claim is exclusive, and `words`
         //    stays below where claims begin. Writing through this view needs `&mut self`.
@@ -292,7 +337,7 @@ impl Deref for ExclusiveView {
     }
 }
 
-impl DerefMut for ExclusiveView {
+impl<K: Keep> DerefMut for ExclusiveView<K> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY:
         // 1. As in `deref`: mapped writable, initialised, reached by no other view, and by no
@@ -302,13 +347,13 @@ impl DerefMut for ExclusiveView {
     }
 }
 
-impl Clone for FrozenView {
-    fn clone(&self) -> FrozenView {
+impl<K: Keep + Clone> Clone for FrozenView<K> {
+    fn clone(&self) -> FrozenView<K> {
         FrozenView(self.0.again())
     }
 }
 
-impl Deref for FrozenView {
+impl<K: Keep> Deref for FrozenView<K> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -321,21 +366,21 @@ impl Deref for FrozenView {
     }
 }
 
-impl ExclusiveView {
+impl<K: Keep> ExclusiveView<K> {
     /// Where it lies in the pool.
     pub(crate) fn span(&self) -> Span {
         self.0.span
     }
 }
 
-impl FrozenView {
+impl<K: Keep> FrozenView<K> {
     /// Where it lies in the pool.
     pub(crate) fn span(&self) -> Span {
         self.0.span
     }
 }
 
-impl SharedView {
+impl<K: Keep> SharedView<K> {
     /// Where it lies in the pool.
     pub(crate) fn span(&self) -> Span {
         self.0.span
@@ -387,8 +432,8 @@ impl SharedView {
     }
 }
 
-impl Clone for SharedView {
-    fn clone(&self) -> SharedView {
+impl<K: Keep + Clone> Clone for SharedView<K> {
+    fn clone(&self) -> SharedView<K> {
         SharedView(self.0.again())
     }
 }

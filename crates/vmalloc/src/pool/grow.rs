@@ -4,6 +4,7 @@
 //! page behind it, which must move, and the claim that its shared views have together. Both under
 //! one lock of this process ([`crate::linear::Ground::growing`]), so that no thread sees one without the other.
 
+use crate::buf::Keeper;
 use crate::error::{AttachError, ResizeError};
 use crate::member::Member;
 use crate::os::view::{FrozenView, SharedView, ViewError};
@@ -58,18 +59,18 @@ fn is_a_lie(error: MapError) -> bool {
 }
 
 /// A view of a frozen area.
-pub(super) fn frozen_view(member: &Member, area: &Area) -> Result<FrozenView, AttachError> {
+pub(super) fn frozen_view(member: &Keeper, area: &Area) -> Result<FrozenView<Keeper>, AttachError> {
     let _one_at_a_time = member.ground.growing();
     follow(member, area)?;
-    let view = member.ground.mapping.frozen(member.ground.bytes_of(area));
+    let view = FrozenView::new(Keeper::clone(member), member.ground.bytes_of(area));
     Ok(view.map_err(FollowError::View)?)
 }
 
 /// A view of a shared area, as long as it is now.
-pub(super) fn shared_view(member: &Member, area: &Area) -> Result<SharedView, AttachError> {
+pub(super) fn shared_view(member: &Keeper, area: &Area) -> Result<SharedView<Keeper>, AttachError> {
     let _one_at_a_time = member.ground.growing();
     follow(member, area)?;
-    let view = member.ground.mapping.shared(member.ground.bytes_of(area));
+    let view = SharedView::new(Keeper::clone(member), member.ground.bytes_of(area));
     Ok(view.map_err(FollowError::View)?)
 }
 
@@ -78,7 +79,7 @@ pub(super) fn shared_view(member: &Member, area: &Area) -> Result<SharedView, At
 pub(crate) fn follow_view(
     member: &Member,
     area: &Area,
-    view: &mut SharedView,
+    view: &mut SharedView<Keeper>,
 ) -> Result<(), FollowError> {
     let span = member.ground.span(area.pages);
     if span.start != view.span().start {

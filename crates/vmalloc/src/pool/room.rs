@@ -16,7 +16,7 @@ use crate::error::ResizeError;
 use crate::member::Member;
 use std::time::{Duration, Instant};
 use vmalloc_core::layout::MEMBERS_MAX;
-use vmalloc_core::{AllocError, Area, BackError, Kind, Recovered};
+use vmalloc_core::{AllocError, Area, BackError, Kind, Recovered, Request};
 
 /// How long a call waits for memory that others are giving back: a batch of a purge may
 /// take the kernel so long, 0.1 ms a MiB.
@@ -25,6 +25,24 @@ const LOOK_EVERY: Duration = Duration::from_micros(100);
 /// How often one call asks again since it recovered somebody: a member that forges deaths must not
 /// keep it busy for ever.
 const RECOVERIES_MAX: usize = MEMBERS_MAX;
+
+/// What an allocation does that has failed with `error`: asks again as long as that may help.
+#[cold]
+pub(super) fn alloc_again(
+    member: &Member,
+    request: &Request,
+    mut error: AllocError,
+) -> Result<Area, AllocError> {
+    let mut search = Search::new();
+    while request.may_wait() && search.may_help(member, &error) {
+        match member.engine().vmalloc(request) {
+            Err(e) => error = e,
+            done => return done,
+        }
+    }
+    member.note_refused(request);
+    Err(error)
+}
 
 /// One call's search for room.
 #[derive(Debug)]

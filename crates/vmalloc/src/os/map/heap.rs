@@ -9,7 +9,6 @@ use crate::os::claims::Claims;
 use crate::os::commit::HugeWay;
 use crate::os::file::{FileId, Kind, PoolFile};
 use crate::os::map::Mapping;
-use crate::spread::Spread;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 
 impl Mapping {
     /// `bytes` zeroed bytes, the first `words_bytes` of them for words.
-    pub(in crate::os) fn on_heap(bytes: u64, words_bytes: u64) -> Arc<Spread<Mapping>> {
+    pub(in crate::os) fn on_heap(bytes: u64, words_bytes: u64) -> Arc<Mapping> {
         let fd = OwnedFd::from(std::fs::File::open("/dev/null").expect("it is always there"));
         let file = PoolFile { fd, id: FileId { dev: 0, ino: 0 }, bytes, kind: Kind::Memfd };
         let words = vec![0_u64; (bytes / 8) as usize].into_boxed_slice();
@@ -25,7 +24,7 @@ impl Mapping {
         let claims = Claims::new(bytes / PAGE_BYTES).expect("heap");
         let (file, huge_way) = (Arc::new(file), HugeWay::Never);
         let is_lost = AtomicBool::new(false);
-        Spread::new(Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims })
+        Arc::new(Mapping { base, bytes, words_bytes, file, huge_way, is_lost, claims })
     }
 
     /// Gives the bytes back to the heap: for `drop` alone.
@@ -36,8 +35,8 @@ impl Mapping {
         );
         // SAFETY:
         // 1. Every mapping under Miri is from `on_heap`, which leaked a box of exactly these words.
-        // 2. Only `drop` calls this, once; no view is left, as each holds a seat, which holds an
-        //    `Arc` of the mapping.
+        // 2. Only `drop` calls this, once; no view is left, as each keeps the mapping, by a borrow or
+        //    an `Arc`.
         drop(unsafe { Box::from_raw(words) });
     }
 }

@@ -1,6 +1,7 @@
 //! Planted bugs that a sanitizer must find: built for one alone, and ignored but for its canary.
 
 #[cfg(asan)]
+use crate::os::view::ExclusiveView;
 use crate::os::{
     PAGE_BYTES,
     tests::{pool, span},
@@ -13,7 +14,7 @@ use crate::os::{
 #[ignore = "a planted bug, run alone by `cargo xtask asan`"]
 fn a_byte_of_a_view_that_has_ended_is_read() {
     let pool = pool("canary", 4 * PAGE_BYTES);
-    let mut view = pool.exclusive(span(2..3)).unwrap();
+    let mut view = ExclusiveView::new(&*pool, span(2..3)).unwrap();
     view[7] = 1;
     let byte = &raw const view[7];
     drop(view);

@@ -2,9 +2,10 @@
 
 use crate::os::HUGE_BYTES;
 use crate::os::claims::{Claims, Sharing, Taken};
-use crate::os::tests::{pool, span};
-use crate::os::view::ViewError;
+use crate::os::tests::{pool, seat, span};
+use crate::os::view::{ExclusiveView, FrozenView, SharedView, ViewError};
 use crate::os::{PAGE_BYTES, RangeError, Span};
+use std::sync::Arc;
 
 const BLOCK: u64 = HUGE_BYTES / PAGE_BYTES;
 
@@ -177,37 +178,37 @@ fn a_second_view_of_the_same_bytes_is_refused() {
     let taken = |span| ViewError::Taken { span };
 
     let run = Span::new(8 * PAGE_BYTES, 5000);
-    let mut mine = pool.exclusive(run).unwrap();
+    let mut mine = ExclusiveView::new(&*pool, run).unwrap();
     mine.fill(7);
     assert_eq!(mine.len(), 5000);
-    assert_eq!(pool.exclusive(span(9..10)).unwrap_err(), taken(span(9..10)));
-    assert_eq!(pool.frozen(span(8..10)).unwrap_err(), taken(span(8..10)));
-    assert_eq!(pool.shared(span(8..10)).unwrap_err(), taken(span(8..10)));
+    assert_eq!(ExclusiveView::new(&*pool, span(9..10)).unwrap_err(), taken(span(9..10)));
+    assert_eq!(FrozenView::new(&*pool, span(8..10)).unwrap_err(), taken(span(8..10)));
+    assert_eq!(SharedView::new(&*pool, span(8..10)).unwrap_err(), taken(span(8..10)));
     assert_eq!(pool.zero(span(7..9)).unwrap_err(), taken(span(7..9)));
     assert_eq!(mine[4999], 7);
 
     let frozen = mine.freeze();
     let again = frozen.clone();
-    assert!(pool.exclusive(span(8..9)).is_err());
-    assert!(pool.shared(run).is_err());
+    assert!(ExclusiveView::new(&*pool, span(8..9)).is_err());
+    assert!(SharedView::new(&*pool, run).is_err());
     assert_eq!(again[..], [7; 5000]);
     drop((frozen, again));
-    let shared = pool.exclusive(run).unwrap().share();
-    let other = pool.shared(shared.span()).unwrap();
+    let shared = ExclusiveView::new(&*pool, run).unwrap().share();
+    let other = SharedView::new(&*pool, shared.span()).unwrap();
     other.copy_in(4998, &[1, 2]).unwrap();
     let mut two = [0; 2];
     shared.copy_out(4998, &mut two).unwrap();
     assert_eq!(two, [1, 2]);
     assert!(shared.copy_in(4999, &[1, 2]).is_err());
     drop((other, shared));
-    assert!(pool.exclusive(span(8..10)).is_ok());
+    assert!(ExclusiveView::new(&*pool, span(8..10)).is_ok());
 
     let words = ViewError::Range(RangeError::Outside { span: span(0..2), limit: pool.bytes() });
-    assert_eq!(pool.exclusive(span(0..2)).unwrap_err(), words);
-    assert!(pool.exclusive(span(63..65)).is_err());
-    assert!(pool.exclusive(Span::new(PAGE_BYTES, 0)).is_err());
-    assert!(pool.exclusive(Span::new(u64::MAX - 4095, PAGE_BYTES)).is_err());
-    assert!(pool.exclusive(Span::new(PAGE_BYTES + 8, 8)).is_err());
+    assert_eq!(ExclusiveView::new(&*pool, span(0..2)).unwrap_err(), words);
+    assert!(ExclusiveView::new(&*pool, span(63..65)).is_err());
+    assert!(ExclusiveView::new(&*pool, Span::new(PAGE_BYTES, 0)).is_err());
+    assert!(ExclusiveView::new(&*pool, Span::new(u64::MAX - 4095, PAGE_BYTES)).is_err());
+    assert!(ExclusiveView::new(&*pool, Span::new(PAGE_BYTES + 8, 8)).is_err());
 }
 
 /// Goal: what one holder wrote is over before the next one reads and writes: the end of a view
@@ -220,7 +221,7 @@ pub fn a_view_that_ends_hands_its_bytes_to_the_next() {
     let add = || {
         for _ in 0..turns {
             let mut view = loop {
-                match pool.exclusive(span(2..3)) {
+                match ExclusiveView::new(&*pool, span(2..3)) {
                     Ok(view) => break view,
                     Err(_) => std::thread::yield_now(),
                 }
@@ -233,7 +234,7 @@ pub fn a_view_that_ends_hands_its_bytes_to_the_next() {
         scope.spawn(add);
         scope.spawn(add);
     });
-    let view = pool.exclusive(span(2..3)).unwrap();
+    let view = ExclusiveView::new(&*pool, span(2..3)).unwrap();
     assert_eq!(view.first_chunk(), Some(&(2 * turns).to_ne_bytes()));
 }
 
@@ -242,14 +243,16 @@ pub fn a_view_that_ends_hands_its_bytes_to_the_next() {
 #[test]
 fn slices_of_frozen_views_stand_side_by_side() {
     let pool = pool("slices", 4 * PAGE_BYTES);
-    let mut mine = pool.exclusive(span(1..3)).unwrap();
+    let seat = seat(Arc::clone(&pool));
+    let mut mine = ExclusiveView::new(Arc::clone(&seat), span(1..3)).unwrap();
     let (left, right) = mine.split_at_mut(PAGE_BYTES as usize);
     (left[5], right[5]) = (1, 2);
     mine.resize(PAGE_BYTES).unwrap();
-    let mut next = pool.exclusive(span(2..3)).unwrap();
+    let mut next = ExclusiveView::new(seat, span(2..3)).unwrap();
     next[0] = 3;
     mine[4095] = 4;
     let frozen = mine.freeze();
+    assert!(mine.has_ended() && mine.is_empty() && mine.resize(PAGE_BYTES).is_err());
     let (one, again) = (&frozen[..], frozen.clone());
     assert_eq!((one[5], again[5], one[4095], next[5], next[0]), (1, 1, 4, 2, 3));
     let bell = pool.bell(64).unwrap();
@@ -264,7 +267,7 @@ fn slices_of_frozen_views_stand_side_by_side() {
 #[test]
 fn copies_move_exactly_the_bytes_asked_for() {
     let pool = pool("copies", 2 * PAGE_BYTES);
-    let view = pool.shared(Span::new(PAGE_BYTES, 40)).unwrap();
+    let view = SharedView::new(&*pool, Span::new(PAGE_BYTES, 40)).unwrap();
     let fresh: Vec<u8> = (1..=40).collect();
     for at in (0..12).step_by(if cfg!(miri) { 5 } else { 1 }) {
         for len in 0..24 {

@@ -4,7 +4,8 @@ use crate::os::advice::{AdviseError, guards_supported};
 use crate::os::fail::Plan;
 use crate::os::file::PoolFile;
 use crate::os::map::{MapError, Mapping};
-use crate::os::tests::{MIB, is_root, pool, resident, skip, span};
+use crate::os::tests::{MIB, is_root, pool, resident, seat, skip, span};
+use crate::os::view::{ExclusiveView, SharedView};
 use crate::os::{HUGE_BYTES, PAGE_BYTES, RangeError, Span, pagemap};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -40,8 +41,8 @@ fn two_mappings_see_each_others_atomics() {
     one.words(64, 2).unwrap()[1].store(7, Ordering::Relaxed);
     assert_eq!(other.words(72, 1).unwrap()[0].load(Ordering::Relaxed), 7);
 
-    let here = one.shared(span(3..5)).unwrap();
-    let there = other.shared(span(3..5)).unwrap();
+    let here = SharedView::new(&*one, span(3..5)).unwrap();
+    let there = SharedView::new(&*other, span(3..5)).unwrap();
     there.words()[1000].store(9, Ordering::Relaxed);
     assert_eq!(here.words()[1000].load(Ordering::Relaxed), 9);
 }
@@ -67,9 +68,8 @@ fn words_stay_below_the_data() {
 fn a_view_keeps_its_mapping_alive() {
     let pool = pool("alive", MIB);
     let range = addresses(&pool, Span::new(0, MIB));
-    let mut view = pool.exclusive(span(1..2)).unwrap();
     let weak = Arc::downgrade(&pool);
-    drop(pool);
+    let mut view = ExclusiveView::new(seat(pool), span(1..2)).unwrap();
     view[0] = 1;
     assert_eq!(pagemap::vmas_within(&range), Ok(1));
     drop(view);
@@ -121,7 +121,7 @@ fn a_guard_faults_and_keeps_what_is_below() {
         return skip("guard pages", "no MADV_GUARD_INSTALL on shared files", "needs Linux 6.15");
     }
     let pool = pool("guards", MIB);
-    let mut view = pool.exclusive(span(1..4)).unwrap();
+    let mut view = ExclusiveView::new(&*pool, span(1..4)).unwrap();
     view.fill(5);
     pool.guard_install(span(2..3)).unwrap();
     assert_eq!(view[..4096], [5; 4096]);

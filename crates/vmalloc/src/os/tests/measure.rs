@@ -5,8 +5,8 @@ use crate::os::commit::{Grain, commit};
 use crate::os::map::Mapping;
 use crate::os::memory::Headroom;
 use crate::os::tests::{MIB, pool};
+use crate::os::view::ExclusiveView;
 use crate::os::{PAGE_BYTES, Span, discover, seal};
-use crate::spread::Spread;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -54,7 +54,7 @@ fn measure_ways_to_commit() {
     let headroom = Headroom::machine(None);
     let huge_run = Span::new(128 * MIB, 128 * MIB);
     pool.advise_huge(huge_run).unwrap();
-    type Way<'a> = (&'a str, u64, Box<dyn Fn(&Spread<Mapping>, Span) + 'a>);
+    type Way<'a> = (&'a str, u64, Box<dyn Fn(&Mapping, Span) + 'a>);
     let ways: [Way; 4] = [
         ("fallocate", 2 * MIB, Box::new(|pool, run| pool.file().allocate(run).unwrap())),
         ("populate_write", 2 * MIB, Box::new(|pool, run| pool.populate_write(run).unwrap())),
@@ -80,7 +80,7 @@ fn measure_ways_to_commit() {
             let (mut touches, mut punches) = (Vec::new(), Vec::new());
             let committed = median(41, || {
                 let time = timed(|| way(&pool, run));
-                let mut view = pool.exclusive(run).unwrap();
+                let mut view = ExclusiveView::new(&*pool, run).unwrap();
                 touches.push(timed(|| view.iter_mut().step_by(4096).for_each(|byte| *byte = 1)));
                 drop(view);
                 punches.push(timed(|| assert_eq!(pool.punch(&[run]), Ok(1))));
@@ -112,13 +112,13 @@ fn measure_views_looks_and_locks() {
             pool.claims.put(first, pages);
         });
         let run = Span::new(first * PAGE_BYTES, pages * PAGE_BYTES);
-        let view = each(200_000, || drop(black_box(pool.exclusive(run).unwrap())));
+        let view = each(200_000, || drop(black_box(ExclusiveView::new(&*pool, run).unwrap())));
         println!("{pages:>6} pages: claim {ns:.0} ns, exclusive view {view:.0} ns");
     }
 
     let headroom = Headroom::machine(None);
     println!("look {:.0} ns", each(300, || drop(black_box(headroom.look()))));
-    let mut view = pool.exclusive(Span::new(64 * MIB, MIB)).unwrap();
+    let mut view = ExclusiveView::new(&*pool, Span::new(64 * MIB, MIB)).unwrap();
     view.fill(1);
     println!("fill of a warm page {:.0} ns", each(1000, || view.fill(0)) / 256.0);
     let shared = view.share();

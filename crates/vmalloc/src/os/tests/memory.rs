@@ -5,7 +5,7 @@ use crate::os::commit::{CommitError, Grain, HugeWay, commit};
 use crate::os::fail::Plan;
 use crate::os::memory::{Bound, Headroom, Seen};
 use crate::os::tests::{MIB, pool, resident, skip, span};
-use crate::os::view::{PurgeError, ViewError};
+use crate::os::view::{ExclusiveView, PurgeError, ViewError};
 use crate::os::{PAGE_BYTES, Span, pagemap};
 use rustix::io::Errno;
 
@@ -84,7 +84,7 @@ fn a_view_keeps_its_bytes_from_purge_and_commit() {
     let pool = pool("kept", MIB);
     let headroom = Headroom::with_limit(MIB);
     commit(&pool, span(4..8), Grain::Small, &headroom).unwrap();
-    let mut view = pool.exclusive(span(5..6)).unwrap();
+    let mut view = ExclusiveView::new(&*pool, span(5..6)).unwrap();
     view.fill(3);
     let view = view.freeze();
     let taken = ViewError::Taken { span: span(4..8) };
@@ -98,7 +98,7 @@ fn a_view_keeps_its_bytes_from_purge_and_commit() {
     drop(view);
     assert_eq!(pool.punch(&[span(1..2), span(4..6), span(6..8)]), Ok(2));
     assert_eq!(resident(&pool), 0);
-    pool.exclusive(span(1..9)).unwrap();
+    ExclusiveView::new(&*pool, span(1..9)).unwrap();
 }
 
 /// Goal: a signal that interrupts a step makes the next try smaller, and the commit succeeds.
@@ -131,7 +131,7 @@ fn committed_memory_reads_as_zeros() {
         for _ in 0..2 {
             commit(&pool, run, grain, &headroom).unwrap();
             assert_eq!(resident(&pool), len);
-            let mut view = pool.exclusive(run).unwrap();
+            let mut view = ExclusiveView::new(&*pool, run).unwrap();
             assert!(view.iter().all(|&byte| byte == 0));
             view.fill(0xff);
             drop(view);

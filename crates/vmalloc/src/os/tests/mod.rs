@@ -20,7 +20,7 @@ mod process;
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
 use crate::os::{PAGE_BYTES, Span};
-use crate::spread::Spread;
+use crate::spread::{Seat, Spread};
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -73,15 +73,20 @@ fn span(pages: std::ops::Range<u64>) -> Span {
 
 /// A pool of `bytes` bytes on a memfd with one page of words, mapped.
 #[cfg(not(miri))]
-fn pool(name: &str, bytes: u64) -> Arc<Spread<Mapping>> {
+pub(crate) fn pool(name: &str, bytes: u64) -> Arc<Mapping> {
     let file = PoolFile::create_memfd(name, bytes).unwrap();
     Mapping::new(Arc::new(file), PAGE_BYTES).unwrap()
 }
 
 /// The same for Miri: on the heap.
 #[cfg(miri)]
-fn pool(_: &str, bytes: u64) -> Arc<Spread<Mapping>> {
+pub(crate) fn pool(_: &str, bytes: u64) -> Arc<Mapping> {
     Mapping::on_heap(bytes, PAGE_BYTES)
+}
+
+/// What keeps the mapping as a buffer does.
+fn seat(mapping: Arc<Mapping>) -> Arc<Seat<()>> {
+    Spread::new(mapping, ()).here()
 }
 
 fn resident(mapping: &Mapping) -> u64 {

@@ -8,6 +8,7 @@ use crate::os::map::Mapping;
 use crate::os::open::Accept;
 use crate::os::tests::file::Scratch;
 use crate::os::tests::{MIB, child, pool, span};
+use crate::os::view::{ExclusiveView, FrozenView};
 use crate::os::{PAGE_BYTES, Span, passing};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -76,7 +77,7 @@ fn open_path(path: &str) -> PoolFile {
 
 fn touch_guard() {
     let pool = pool("touch", MIB);
-    let view = pool.exclusive(span(1..3)).unwrap();
+    let view = ExclusiveView::new(&*pool, span(1..3)).unwrap();
     pool.guard_install(span(2..3)).unwrap();
     assert_eq!(view[4095], 0);
     println!("\n{READY}");
@@ -143,7 +144,7 @@ fn attach(path: &str) {
     let word = &pool.words(0, 1).unwrap()[0];
     // Acquire, Release: pair with the parent's.
     assert_eq!(word.load(Ordering::Acquire), 1);
-    let mut view = pool.exclusive(Span::new(2 * MIB, MIB)).unwrap();
+    let mut view = ExclusiveView::new(&*pool, Span::new(2 * MIB, MIB)).unwrap();
     assert!(view.iter().all(|&byte| byte == 0xab));
     view.fill(0xcd);
     word.store(2, Ordering::Release);
@@ -157,13 +158,13 @@ fn attach(path: &str) {
 fn two_processes_share_the_same_bytes() {
     let pool = pool("shared", 8 * MIB);
     let run = Span::new(2 * MIB, MIB);
-    pool.exclusive(run).unwrap().fill(0xab);
+    ExclusiveView::new(&*pool, run).unwrap().fill(0xab);
     pool.words(0, 1).unwrap()[0].store(1, Ordering::Release);
     let (mut member, _lines) = start("attach", pool.file().share_path().to_str().unwrap());
     member.kill().unwrap();
     member.wait().unwrap();
     assert_eq!(pool.words(0, 1).unwrap()[0].load(Ordering::Acquire), 2);
-    assert!(pool.frozen(run).unwrap().iter().all(|&byte| byte == 0xcd));
+    assert!(FrozenView::new(&*pool, run).unwrap().iter().all(|&byte| byte == 0xcd));
 }
 
 fn receive(socket: &str) {

@@ -10,10 +10,11 @@
 
 use super::{ExclusiveView, SharedView, ViewError, pages};
 use crate::os::claims::Taken;
+use crate::os::keep::Keep;
 use crate::os::map::Mapping;
 use crate::os::{Span, poison};
 
-impl ExclusiveView {
+impl<K: Keep> ExclusiveView<K> {
     /// Shows `len` bytes from its first on. What is shorter lets go of whole pages at once; what is
     /// longer claims them.
     ///
@@ -22,22 +23,25 @@ impl ExclusiveView {
     /// [`ViewError`]; the view is as it was. Never for a view that becomes shorter.
     pub(crate) fn resize(&mut self, len: u64) -> Result<(), ViewError> {
         let claim = &mut self.0;
+        let mapping = claim.keeper.mapping();
         let span = Span::new(claim.span.start, len);
-        span.within(claim.mapping.bytes()).map_err(ViewError::Range)?;
+        // One that has ended has no place: nothing is within 0 bytes.
+        let limit = if claim.span.len == 0 { 0 } else { mapping.bytes() };
+        span.within(limit).map_err(ViewError::Range)?;
         let ((first, old), (_, new)) = (pages(claim.span), pages(span));
         if new > old {
-            let taken = claim.mapping.claims.take(first + old, new - old);
+            let taken = mapping.claims.take(first + old, new - old);
             taken.map_err(|Taken| ViewError::Taken { span })?;
-            poison::wake(&claim.mapping, span);
+            poison::wake(mapping, span);
         } else if new < old {
-            claim.mapping.claims.shorten(first, old, new);
+            mapping.claims.shorten(first, old, new);
         }
         claim.span = span;
         Ok(())
     }
 }
 
-impl SharedView {
+impl<K: Keep> SharedView<K> {
     /// Shows `len` bytes from its first on, which are no fewer than now.
     ///
     /// # Errors
@@ -46,7 +50,7 @@ impl SharedView {
     pub(crate) fn grow(&mut self, len: u64) -> Result<(), ViewError> {
         let claim = &mut self.0;
         let span = Span::new(claim.span.start, len.max(claim.span.len));
-        claim.mapping.grow_shared(span)?;
+        claim.keeper.mapping().grow_shared(span)?;
         claim.span = span;
         Ok(())
     }
