@@ -361,8 +361,8 @@ fn spot(word: u64) -> usize {
     let (page, i) = (word & !(WORDS_A_PAGE - 1), word & (WORDS_A_PAGE - 1));
     let (line, on_line) = (i & (LINES_A_PAGE - 1), i >> LINE_BITS);
     // Turned by a bit: the even lines first.
-    let line = line << 1 & (LINES_A_PAGE - 1) | line >> (LINE_BITS - 1);
-    (page | line * WORDS_A_LINE | on_line) as usize
+    let line = ((line << 1) & (LINES_A_PAGE - 1)) + (line >> (LINE_BITS - 1));
+    (page + line * WORDS_A_LINE + on_line) as usize
 }
 
 /// Whether a claim's end is to hand nothing on, which is a bug: for Miri a build with it, for
