@@ -60,3 +60,28 @@ impl<M: Machine> Drop for Reserved<'_, '_, M> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use crate::class::GRANULE_PAGES;
+    use crate::proof::machine::{Pool, START};
+    use crate::sync::AtomicU64;
+    use crate::{AllocError, Geometry, Request};
+
+    /// Goal: huge pages lie in their part of the window while it has room, then among the small ones,
+    /// and only what fits in neither is refused. Method: a window of one huge page for small areas and two for
+    /// huge ones.
+    #[test]
+    fn a_huge_page_lies_among_the_small_ones_when_its_part_is_full() {
+        let geometry = Geometry { granules: 12, small_granules: 4, members: 1, in_place: true };
+        let words = (0..geometry.words()).map(|_| AtomicU64::new(0)).collect();
+        let pool = Pool::new(geometry, words);
+        let engine = pool.engine(1);
+        let huge = || engine.vmalloc(&Request::bytes(512 * 4096).no_guard().huge());
+        let offsets = [huge(), huge(), huge()].map(|area| area.unwrap().pages.start.0 - START.0);
+        assert_eq!(offsets, [4, 8, 0].map(|granule| granule * GRANULE_PAGES));
+        assert!(matches!(huge(), Err(AllocError::NoHole { .. })));
+    }
+}

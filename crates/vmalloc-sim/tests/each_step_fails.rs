@@ -162,6 +162,28 @@ fn every_step_of_vmalloc_fails_cleanly() {
     assert!(steps >= 3 * 40, "frames, a record, a table, and a map call for each extent: {steps}");
 }
 
+/// Goal: what failed in a caller that may not wait is parked, and nobody gets it before its flush: it may
+/// show nothing. Method: one map call fails; the same request again, also with an area that is not
+/// to be reused in any case.
+#[test]
+fn what_was_mapped_in_part_is_not_revived() {
+    for request in [Request::bytes(5 * 4096), Request::bytes(5 * 4096).no_reuse()] {
+        SimKernel::run(CONFIG, |kernel| {
+            let engine = kernel.engine(0);
+            kernel.hardware().set_may_wait(false);
+            kernel.hardware().faults().fail_nth(Step::MapRun, 1);
+            assert!(engine.vmalloc(&request).is_err());
+            kernel.hardware().faults().reset();
+            kernel.hardware().set_may_wait(true);
+            assert_eq!(engine.stats().parked, Pages(5));
+            let area = engine.vmalloc(&Request::bytes(5 * 4096).zeroed()).unwrap();
+            assert_eq!(kernel.cpu(0).load(area.addr()), Ok(0));
+            assert_eq!(engine.stats().revives, 0);
+            assert_eq!(kernel.verify(), Ok(()));
+        });
+    }
+}
+
 #[test]
 fn every_step_of_a_solo_vmalloc_fails_cleanly() {
     // More granules than a chunk's: mapped by several tables.

@@ -1,7 +1,9 @@
 //! Services of `vmalloc` beyond the plain call, each as its rule.
 
 use vmalloc_core::platform::{Frames, Mapper};
-use vmalloc_core::{AllocError, BackError, Extent, Order, Pages, Prot, Request, VirtAddr};
+use vmalloc_core::{
+    AllocError, BackError, Extent, Order, Pages, Prot, Request, ShareError, VirtAddr,
+};
 use vmalloc_sim::{KernelConfig, SimKernel};
 
 /// Goal: a caller that may not wait is served although all frames are on the lazy list, where
@@ -147,5 +149,17 @@ fn extents_are_few_where_frames_are_contiguous() {
         kernel.purge();
         kept.iter().for_each(give);
         assert_eq!(kernel.verify(), Ok(()));
+    });
+}
+
+/// Goal: where an area is not at one place for all, nobody gives one away, and it stays as it was.
+#[test]
+fn a_kernel_gives_no_area_away() {
+    SimKernel::run(KernelConfig::default(), |kernel| {
+        let engine = kernel.engine(0);
+        let area = engine.vmalloc(&Request::bytes(4096)).unwrap();
+        let given = engine.give(area.id, area.generation, None);
+        assert_eq!(given, Err(ShareError::Unsupported));
+        assert_eq!(engine.find(area.addr()), Some(area));
     });
 }

@@ -6,15 +6,14 @@
 
 extern crate std;
 
+#[cfg(any(loom, shuttle, test))]
+use crate::context::Context;
+#[cfg(any(loom, shuttle))]
+use crate::request::{Limits, Plan, Request};
 use crate::sync::AtomicU64;
 use crate::{
     BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Geometry, Lane, Machine,
     MapError, Owner, PageRange, Pages, Pfn, Prot, Tables, View, Vpn,
-};
-#[cfg(any(loom, shuttle))]
-use crate::{
-    context::Context,
-    request::{Limits, Plan, Request},
 };
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -63,9 +62,9 @@ impl Pool {
     }
 }
 
-#[cfg(any(loom, shuttle))]
 impl Pool {
     /// What the stages of the walks are given.
+    #[cfg(any(loom, shuttle, test))]
     pub(crate) fn context(&self, member: usize) -> Context<'_, InPlace<'_>> {
         let tables = Tables::new(&self.words, self.geometry).unwrap();
         let machine = InPlace(self);
@@ -73,6 +72,7 @@ impl Pool {
     }
 
     /// A plan for an area of `pages`.
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn plan(&self, pages: u64) -> Plan {
         let capacity = self.geometry.pages();
         let align_max = InPlace::ALIGN_MAX;
