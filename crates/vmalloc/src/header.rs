@@ -54,6 +54,7 @@ const AT_CHARGED: usize = 16;
 const AT_RECOUNTS_WANTED: usize = 17;
 const AT_RECOUNTS_DONE: usize = 18;
 const AT_NAMES_LOCK: usize = 19;
+const AT_KNOWS_NODES: usize = 20;
 // On a cache line of their own: read with each allocation, hardly ever written.
 const AT_LIMIT: usize = 24;
 const AT_QUOTA: usize = 25;
@@ -315,6 +316,16 @@ impl<'a> Header<'a> {
 
     pub(crate) fn set_quota(&self, quota: Option<Pages>) {
         self.words[AT_QUOTA].store(quota.map_or(0, |pages| pages.0.max(1)), Ordering::Relaxed);
+    }
+
+    /// Whether somebody has ever wanted frames of some NUMA node in this pool.
+    pub(crate) fn knows_nodes(&self) -> bool {
+        self.words[AT_KNOWS_NODES].load(Ordering::SeqCst) != 0
+    }
+
+    /// Says that somebody has, for good.
+    pub(crate) fn set_knows_nodes(&self) {
+        self.words[AT_KNOWS_NODES].store(1, Ordering::SeqCst);
     }
 
     /// Says that the charge may be wrong, by what a member that died was about.

@@ -45,6 +45,7 @@ mod linear;
 mod look;
 mod member;
 mod names;
+mod nodes;
 mod options;
 mod os;
 mod pool;

@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmalloc_core::layout::Layout;
 use vmalloc_core::{
     Area, AreaId, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Lane,
-    Machine, MapError, NoMetadata, Owner, PageRange, Pages, Pfn, PolicyError, Prot, View, Vpn,
+    Machine, MapError, NoMetadata, Owner, PageRange, Pages, Pfn, Prot, View, Vpn,
 };
 
 /// How often a recount is tried while others change what it counts.
@@ -299,11 +299,9 @@ impl Machine for Linear<'_> {
         Ok(())
     }
 
-    /// The kernel chooses the frames: a node or a limit of the caller's is refused.
+    /// The kernel chooses the frames, of a node if need be: a limit of the caller's is refused.
     fn back(&self, pages: PageRange, policy: FramePolicy) -> Result<Backing, BackError> {
-        if !policy.is_any() {
-            return Err(BackError::Policy(PolicyError::Unsupported { policy }));
-        }
+        self.0.choose_frames(pages, policy)?;
         if let Some(frames) = self.0.framed() {
             self.0.charge(pages.len)?;
             let taken = frames.take(pages, policy.huge);

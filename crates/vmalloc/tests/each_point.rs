@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+use vmalloc::core::NodeId;
 use vmalloc::testing::Plan;
-use vmalloc::{Onlooker, Pool, Reader, Sealed};
+use vmalloc::{Onlooker, Pool, Reader, Request, Sealed};
 
 const ERRNOS: [i32; 2] = [libc::ENOMEM, libc::EIO];
 
@@ -28,9 +29,12 @@ const UNREACHED: [(&str, &str); 3] = [
 ];
 
 /// What is reached where the kernel is so, and not elsewhere.
-const BY_KERNEL: [(&str, &str); 2] = [
+const BY_KERNEL: [(&str, &str); 5] = [
     ("collapse", "huge pages by hand, where faults in shared memory give none"),
     ("guard_remove", "where there are guard markers"),
+    ("mbind", "where the kernel knows NUMA nodes"),
+    ("mmap_for_node", "as mbind"),
+    ("node_meminfo", "as mbind"),
 ];
 
 /// A service: what it does, and whether it succeeded. It has let go of everything when it returns.
@@ -40,7 +44,7 @@ fn frozen(pool: &Pool, bytes: usize) -> Result<vmalloc::Frozen, String> {
     told(told(pool.vmalloc(bytes))?.freeze())
 }
 
-const SERVICES: [(&str, Service); 12] = [
+const SERVICES: [(&str, Service); 13] = [
     ("make a pool", |_| {
         let small = told(Pool::create(MIB))?;
         told(small.vmalloc(5000)).map(drop)
@@ -68,6 +72,16 @@ const SERVICES: [(&str, Service); 12] = [
     ("allocate", |pool| {
         for bytes in [5000, 300_000, 5 * MIB as usize] {
             drop(told(pool.vzalloc(bytes))?);
+        }
+        told(pool.purge()).map(drop)
+    }),
+    ("allocate from a node", |pool| {
+        let request = Request::bytes(300_000);
+        if !Path::new("/sys/devices/system/node/node0").exists() {
+            return Ok(());
+        }
+        for request in [request.node(NodeId(0)), request.this_node(NodeId(0)), request] {
+            drop(told(pool.alloc(&request))?);
         }
         told(pool.purge()).map(drop)
     }),

@@ -9,6 +9,7 @@
 //! what a failed call had taken, or a later call would find it short.
 
 use crate::support::{MIB, Scratch, assert_empty};
+use vmalloc::core::NodeId;
 use vmalloc::testing::Plan;
 use vmalloc::{Frozen, Pool, Request, Sealed, Shared, Token};
 
@@ -114,6 +115,27 @@ fn each_call_of_a_revived_vmalloc_fails_and_leaves_nothing() {
         },
         |pool, ()| pool.vmalloc(200_000).is_ok(),
     );
+}
+
+#[test]
+fn each_call_of_a_vmalloc_on_a_node_fails_and_leaves_nothing() {
+    if !std::path::Path::new("/sys/devices/system/node/node0").exists() {
+        println!("not run: this kernel says nothing of nodes");
+        return;
+    }
+    for request in [Request::bytes(200_000), Request::bytes(3 << 20).huge()] {
+        let only = request.this_node(NodeId(0));
+        each_call_fails("vmalloc on a node", |_| (), |pool, ()| pool.alloc(&only).is_ok());
+        // The file says still where these pages came from.
+        each_call_fails(
+            "vmalloc where a node's was",
+            |pool| {
+                drop(pool.alloc(&only).unwrap());
+                pool.purge().unwrap();
+            },
+            |pool, ()| pool.alloc(&request).is_ok(),
+        );
+    }
 }
 
 /// Goal: what is parked with another size stays parked and whole if it cannot be made to fit.

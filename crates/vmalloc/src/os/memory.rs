@@ -160,7 +160,7 @@ impl Headroom {
             return Ok(()); // Another thread has just looked.
         }
         let seen = self.look();
-        let spare = seen.available.saturating_sub(self.reserve);
+        let spare = self.spare_of(seen.available);
         if ahead > spare {
             return Err(self.no_room(ahead, seen.available, seen.bound));
         }
@@ -178,6 +178,11 @@ impl Headroom {
         if let Source::Fixed { left } = &self.source {
             left.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// What may be committed where only so many bytes are available, by the same reserve.
+    pub(crate) fn spare_of(&self, available: u64) -> u64 {
+        available.saturating_sub(self.reserve)
     }
 
     /// Looks now: what there is, and who limits it.

@@ -52,6 +52,7 @@ pub(crate) mod life;
 pub(crate) mod locks;
 pub(crate) mod map;
 pub(crate) mod memory;
+pub(crate) mod numa;
 pub(crate) mod open;
 pub(crate) mod pagemap;
 pub(crate) mod passing;

@@ -14,6 +14,8 @@ mod file;
 mod map;
 mod measure;
 mod memory;
+#[cfg(not(miri))]
+mod numa;
 mod process;
 
 #[cfg(not(miri))]
