@@ -258,16 +258,12 @@ impl Claims {
         // the last holder's reads and writes are over.
         let seen = word.load(Ordering::Acquire);
 
-        let whole = whole_blocks(first, len);
-        if whole > 0 && seen >> shift & SMALL == 0 {
-            // The run of blocks from here on that are untouched, in this word.
-            let untouched = u64::from((seen >> shift).trailing_zeros()) / 2;
-            let count = whole.min(untouched).min(BLOCKS_A_WORD - block % BLOCKS_A_WORD);
-            if count == 0 {
-                return None;
-            }
-            let bits = low_bits(2 * count) & (EACH << 1);
-            let new = seen | bits << shift;
+        let whole = whole_blocks(first, len).min(BLOCKS_A_WORD - block % BLOCKS_A_WORD);
+        let are_free = |count: u64| seen >> shift & low_bits(2 * count) == 0;
+        // All of those in this word; or one, if they are not all untouched.
+        let count = if are_free(whole) { whole } else { whole.min(u64::from(are_free(1))) };
+        if count > 0 {
+            let new = seen | (low_bits(2 * count) & (EACH << 1)) << shift;
             return match word.compare_exchange(seen, new, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => Some(count * PAGES_A_BLOCK),
                 Err(_) => Some(0), // Look again.
@@ -303,11 +299,10 @@ impl Claims {
         // Relaxed: the bits of a claimed block change only by its holder's hand.
         let seen = word.load(Ordering::Relaxed);
 
-        let whole = whole_blocks(first, len);
-        if whole > 0 && seen >> shift & SMALL == 0 {
-            // Those claimed as whole blocks, up to the first that was claimed by pages.
-            let by_pages = u64::from((seen >> shift & EACH).trailing_zeros()) / 2;
-            let count = whole.min(by_pages).min(BLOCKS_A_WORD - block % BLOCKS_A_WORD);
+        let whole = whole_blocks(first, len).min(BLOCKS_A_WORD - block % BLOCKS_A_WORD);
+        let are_whole = |count: u64| seen >> shift & low_bits(2 * count) & EACH == 0;
+        let count = if are_whole(whole) { whole } else { whole.min(u64::from(are_whole(1))) };
+        if count > 0 {
             let bits = (low_bits(2 * count) & (EACH << 1)) << shift;
             // Release: pairs with the Acquire in `take_some`.
             let before = word.fetch_and(!bits, Ordering::Release);
