@@ -98,6 +98,8 @@ impl Copy {
     fn cargo(&self, args: &[&str]) -> Command {
         let mut command = run::cargo();
         command.args(args).current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target);
+        // Nothing of the last build is of use to the next.
+        command.env("CARGO_INCREMENTAL", "0");
         // What the compiler sees to panic shall panic.
         command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("RUSTFLAGS", "--cap-lints allow");
         command

@@ -41,11 +41,11 @@ pub struct Test {
     noticed: AtomicU32,
 }
 
-/// All tests of `programs`, after a run without a mutant.
+/// All tests of `programs` that pass without a mutant; those that do not are told and left out.
 ///
 /// # Errors
 ///
-/// That one fails: the first, in words.
+/// Why there are none, in words.
 pub fn tests(programs: &[Program], jobs: usize) -> Result<Vec<Test>, String> {
     let mut tests = Vec::new();
     for program in programs {
@@ -73,11 +73,14 @@ pub fn tests(programs: &[Program], jobs: usize) -> Result<Vec<Test>, String> {
         });
         (ended, start.elapsed(), reached)
     });
-    for (test, (ended, took, reached)) in tests.iter_mut().zip(runs) {
-        ended.map_err(|why| format!("without a mutant this fails, too: {}: {why}", test.name))?;
-        (test.took, test.reached) = (took, reached);
+    let mut passed = Vec::new();
+    for (test, (ended, took, reached)) in tests.into_iter().zip(runs) {
+        match ended {
+            Ok(()) => passed.push(Test { took, reached, ..test }),
+            Err(why) => println!("left out: {}, which fails without a mutant: {why}", test.name),
+        }
     }
-    Ok(tests)
+    if passed.is_empty() { Err("no test passes".into()) } else { Ok(passed) }
 }
 
 /// What becomes of `mutant`, and which test noticed.
@@ -142,14 +145,15 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     /// Goal: the tests that reach a mutant decide what becomes of it, a hang apart from a failure, and
-    /// one that does not reach it is not run. Method: a program whose one test reaches the function of
-    /// mutants 3 and 4; with 3 it fails, with 4 it does not end, and without one it tells.
+    /// one that does not reach it is not run, nor one that fails in any case. Method: a program whose test
+    /// `a` reaches the function of mutants 3 and 4; with 3 it fails, with 4 it does not end. `b` always fails.
     #[test]
     fn a_mutant_becomes_what_the_tests_that_reach_it_say() {
         let path = std::env::temp_dir().join(format!("vmalloc-xtask-reach-{}", std::process::id()));
         let script = "#!/bin/sh\n\
-            [ \"$1\" = --list ] && echo 'a: test' && exit\n\
-            case $VMALLOC_MUTANT in 0) echo 'test a ... '; echo 'reached 3';; 3) exit 1;; 4) sleep 600;; esac\n";
+            [ \"$1\" = --list ] && echo 'a: test' && echo 'b: test' && exit\n\
+            case $VMALLOC_MUTANT$2 in *b) exit 1;; 0a) echo 'test a ... '; echo 'reached 3';;\n\
+            3a) exit 1;; 4a) sleep 600;; esac\n";
         let options = std::fs::File::options().write(true).create_new(true).mode(0o755).open(&path);
         std::io::Write::write_all(&mut options.unwrap(), script.as_bytes()).unwrap();
         let program = Program { name: "p".into(), path: path.clone(), folder: ".".into() };
