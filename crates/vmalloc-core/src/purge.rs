@@ -252,3 +252,6 @@ fn park_again<M: Machine>(context: &Context<'_, M>, area: &Withdrawn) {
     record.add_flags(crate::record::flags::NO_REUSE);
     lazy::park(context, record, area.state);
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,32 @@ fn relieve_takes_all_that_is_parked_in_one_shootdown_and_nothing_in_use() {
         assert_eq!(engine.verify().map(|seen| seen.areas + seen.parked), Ok(0));
     });
 }
+
+/// Goal: `relieve` goes down to the low mark and no further, and takes neighbours without what lives
+/// beside them. Method: of areas of one page, side by side, each fourth but one stays in use.
+#[test]
+fn relieve_stops_at_the_low_mark_and_leaves_what_lives_between() {
+    let config = KernelConfig { frames: Pages(4096), ..KernelConfig::default() };
+    SimKernel::run(config, |kernel| {
+        let table = words(GEOMETRY.words());
+        let engine = third(kernel, &table).with_marks(Pages(100), Pages(200));
+        engine.prepare().unwrap();
+        let cpu = kernel.cpu(1);
+        cpu.switch_to(kernel.space(1));
+        let areas: Vec<Area> =
+            (0..400).map(|_| engine.vmalloc(&Request::bytes(PAGE)).unwrap()).collect();
+        areas.iter().for_each(|area| cpu.store(area.addr(), area.addr().0).unwrap());
+        let lives = |i: usize| i % 4 == 1;
+        for (_, area) in areas.iter().enumerate().filter(|(i, _)| !lives(*i)) {
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+        let relieved = engine.relieve().unwrap();
+        assert_eq!(relieved, vmalloc_core::Purged { areas: 200, pages: Pages(200), flushes: 1 });
+        for (_, area) in areas.iter().enumerate().filter(|(i, _)| lives(*i)) {
+            assert_eq!(cpu.load(area.addr()), Ok(area.addr().0));
+        }
+        let gone = areas.iter().filter(|area| cpu.load(area.addr()).is_err()).count();
+        assert!(gone >= 200, "{gone} of those that were taken");
+        assert_eq!(engine.verify().map(|seen| (seen.areas, seen.parked)), Ok((100, 100)));
+    });
+}

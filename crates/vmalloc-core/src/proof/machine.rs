@@ -33,6 +33,8 @@ pub(crate) struct Pool {
     pub(crate) lane: usize,
     /// Whether no flush succeeds.
     pub(crate) refuses_flushes: bool,
+    /// Pages of which none does.
+    pub(crate) stuck: Vec<Vpn>,
 }
 
 /// One member's way to the pool.
@@ -46,7 +48,8 @@ pub(crate) fn owner(n: usize) -> Owner {
 impl Pool {
     pub(crate) fn new(geometry: Geometry, words: Vec<AtomicU64>) -> Pool {
         let (capacity, backed) = (geometry.pages(), Mutex::default());
-        Pool { words, geometry, capacity, backed, lane: 0, refuses_flushes: false }
+        let (lane, refuses_flushes, stuck) = (0, false, Vec::new());
+        Pool { words, geometry, capacity, backed, lane, refuses_flushes, stuck }
     }
 
     pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
@@ -160,7 +163,8 @@ impl Machine for InPlace<'_> {
     fn unmap(&self, _pages: PageRange) {}
 
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
-        if self.0.refuses_flushes {
+        let stuck = |range: &PageRange| self.0.stuck.iter().any(|page| range.contains(*page));
+        if self.0.refuses_flushes || ranges.iter().any(stuck) {
             return Err(FlushError { errno: 16 });
         }
         let doomed = |page: &u64| ranges.iter().any(|range| range.contains(Vpn(*page)));
