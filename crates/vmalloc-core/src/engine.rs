@@ -127,7 +127,7 @@ impl<'a, M: Machine> Engine<'a, M> {
 
     #[inline(never)]
     fn vmalloc_planned(&self, plan: &Plan) -> Result<Area, AllocError> {
-        if let Some(area) = lazy::revive(&self.context, plan) {
+        if let Some(area) = lazy::revive(&self.context, plan, self.lazy_pages_low) {
             return Ok(area); // counted there
         }
         if let Some(area) = refit(&self.context, plan, self.lazy_pages_low) {
@@ -436,10 +436,11 @@ impl<F: Frames, H: Hardware> Engine<'_, Paged<'_, F, H>> {
 }
 
 /// How far a lane's count of parked pages may be from what the others see: little enough that
-/// all lanes of a busy member together are a few percent of the limit.
+/// all lanes of a busy member together are a quarter of the limit, and enough for one large area: who
+/// parks and revives it again and again would write everybody's count each time.
 #[inline]
 fn lazy_slack(lazy_pages_max: Pages) -> Pages {
-    Pages(lazy_pages_max.0 / 256)
+    Pages(lazy_pages_max.0 / 32)
 }
 
 pub use protect::ProtectError;

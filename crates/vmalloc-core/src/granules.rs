@@ -49,7 +49,35 @@ impl<'a> Granules<'a> {
             }
             index.rebuild();
         }
-        self.take_by_scan(zone, len, align)
+        self.take_by_scan(zone, len, align, self.phase)
+    }
+
+    /// The same, at a place of `grid` (so many granules apart, from the first on), if the index knows
+    /// of a run that is surely long enough: one look.
+    pub(crate) fn take_on(
+        &self,
+        grid: Range<usize>,
+        zone: usize,
+        len: usize,
+        align: usize,
+    ) -> Option<usize> {
+        let every = grid.len();
+        let phase = every - grid.start % every;
+        if !every.is_multiple_of(align) || phase % align != self.phase % align {
+            return None;
+        }
+        let Some(index) = Index::new(self.tables, zone).lock(self.me) else {
+            return self.take_by_scan(zone, len, every, phase).ok();
+        };
+        let at = index.find_sure(len, every, phase)?;
+        if !index.remove(at, len) {
+            return None;
+        }
+        if !self.claim(at..at + len) {
+            index.rebuild();
+            return None;
+        }
+        Some(at)
     }
 
     /// Claims the granules for `span` pages inside `range`, which are offsets in the window, the
@@ -280,12 +308,18 @@ impl<'a> Granules<'a> {
         true
     }
 
-    fn take_by_scan(&self, zone: usize, len: usize, align: usize) -> Result<usize, NoRun> {
+    fn take_by_scan(
+        &self,
+        zone: usize,
+        len: usize,
+        align: usize,
+        phase: usize,
+    ) -> Result<usize, NoRun> {
         let range = Index::new(self.tables, zone).range();
-        let mut at = align_up(range.start, align, self.phase);
+        let mut at = align_up(range.start, align, phase);
         while at + len <= range.end {
             match (at..at + len).rev().find(|&g| !self.is_free(g)) {
-                Some(busy) => at = align_up(busy + 1, align, self.phase),
+                Some(busy) => at = align_up(busy + 1, align, phase),
                 None if self.claim(at..at + len) => {
                     Index::new(self.tables, zone).mark_stale();
                     return Ok(at);

@@ -112,9 +112,8 @@ impl Locked<'_> {
     /// Takes a low run of the first bin where every run is long enough, or else searches every run
     /// that might be: exact.
     pub(crate) fn find(&self, len: usize, align: usize, phase: usize) -> Option<usize> {
-        let sure = len.checked_add(align - 1)?;
-        if let Some(run) = self.low_run_from(bin_at_least(sure)) {
-            return Some(align_up(run.start, align, phase)).filter(|at| at + len <= run.end);
+        if let Some(at) = self.find_sure(len, align, phase) {
+            return Some(at);
         }
         let mut bin = Some(bin_of(len));
         while let Some(run_bin) = bin.and_then(|b| self.next_bin(b)) {
@@ -131,6 +130,13 @@ impl Locked<'_> {
             bin = Some(run_bin + 1);
         }
         None
+    }
+
+    /// The same, of runs that are long enough wherever they begin.
+    pub(crate) fn find_sure(&self, len: usize, align: usize, phase: usize) -> Option<usize> {
+        let sure = len.checked_add(align - 1)?;
+        let run = self.low_run_from(bin_at_least(sure))?;
+        Some(align_up(run.start, align, phase)).filter(|at| at + len <= run.end)
     }
 
     /// Takes `at .. at + len` out of the free run that holds it; what is left on either side

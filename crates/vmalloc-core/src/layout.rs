@@ -14,7 +14,7 @@
 
 use crate::bits::BitTree;
 use crate::class::{CLASSES, Class, GRANULE_PAGES, GRANULE_SHIFT, SLOT_CLASSES, SLOTS_MAX};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 use crate::units::Pages;
 use core::ops::Range;
 
@@ -335,6 +335,12 @@ impl<'a> Tables<'a> {
         &self.words[self.at.tags() + 3 * self.at.granules() + g]
     }
 
+    /// Hint: the lane whose chunk begins at `g`: inverted, so that as a link it would lead nowhere. Of
+    /// a granule in use nobody needs the link.
+    pub(crate) fn home(&self, g: usize) -> Home<'a> {
+        Home(self.link(g))
+    }
+
     /// Hint: boundary tag, the length of the free run that begins or ends at `g`.
     pub(crate) fn run(&self, g: usize) -> &'a AtomicU64 {
         &self.words[self.at.tags() + 4 * self.at.granules() + g]
@@ -395,6 +401,25 @@ impl<'a> Tables<'a> {
     fn hint(&self, i: usize) -> BitTree<'a> {
         let (hints, tree) = (self.at.hints as usize, self.at.tree as usize);
         BitTree::laid_out(&self.words[hints + i * tree..][..tree], self.at.granules())
+    }
+}
+
+/// Which lane a chunk belongs to. A hint.
+#[derive(Clone, Copy)]
+pub(crate) struct Home<'a>(&'a AtomicU64);
+
+impl Home<'_> {
+    #[inline]
+    pub(crate) fn is(self, lane: usize) -> bool {
+        self.0.load(Ordering::Relaxed) == !(lane as u64)
+    }
+
+    pub(crate) fn is_also_of(self, other: Home<'_>) -> bool {
+        self.0.load(Ordering::Relaxed) == other.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(self, lane: usize) {
+        self.0.store(!(lane as u64), Ordering::Relaxed);
     }
 }
 

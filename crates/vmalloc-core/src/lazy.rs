@@ -28,10 +28,16 @@ use crate::request::Plan;
 use crate::slots::{placed, slot_and_tag, slot_pages};
 use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
-use crate::units::PageRange;
+use crate::units::{PageRange, Pages};
+use core::cell::Cell;
 
 /// The most parked areas that `revive` looks at before it gives up.
 pub(crate) const LOOKS_MAX: usize = 64;
+
+/// So much may be parked before one makes do with what is parked, but does not fit as it is: 64 MiB.
+const FLOOR: Pages = Pages(64 << 8);
+/// And one part in so many of what is in use.
+const IN_USE_PART: u64 = 2;
 
 /// How often an area is disowned that changes meanwhile: published, dying, parked, and then some.
 const DISOWNS: usize = 8;
@@ -107,30 +113,72 @@ pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
 }
 
 /// Takes a parked area of the planned shape back into use, wherever the hints say that one is; where
-/// the machine lends, one of up to twice the pages will do.
-pub(crate) fn revive<M: Machine>(context: &Context<'_, M>, plan: &Plan) -> Option<Area> {
+/// the machine lends, one of up to twice the pages will do. Of other lanes' chunks only if enough is
+/// parked or too little free (`low`, as for [`crate::refit`]): who takes a neighbour of what another
+/// thread uses meets him on each call from then on.
+pub(crate) fn revive<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    low: Pages,
+) -> Option<Area> {
     if plan.flags & NEVER_REVIVED != 0 {
         return None;
     }
     if let Some(area) = revive_hinted(context, plan) {
         return Some(area);
     }
+    let lane = context.machine.lane().index;
+    let others = Cell::new(false);
+    let is_mine = |head| {
+        let is_mine = context.tables.home(head).is(lane);
+        others.set(others.get() || !is_mine);
+        is_mine
+    };
+    revive_where(context, plan, is_mine).or_else(|| {
+        let takes = others.get() && is_short(context, plan, low);
+        takes.then(|| revive_where(context, plan, |head| !context.tables.home(head).is(lane)))?
+    })
+}
+
+/// The same, of those chunks that `is_wanted` names; a solo area has no neighbours, and will do
+/// wherever it is.
+fn revive_where<M: Machine>(
+    context: &Context<'_, M>,
+    plan: &Plan,
+    is_wanted: impl Fn(usize) -> bool,
+) -> Option<Area> {
     let first = class_of(plan);
     let fit = if M::BORROWS { Fit::Twice } else { Fit::Exact };
-    let mut looks = 0;
+    let looks = Cell::new(0);
     let mut found = None;
     for class in first.index()..=first.last_for_twice().index() {
         let class = Class::from_index(class)?;
-        each_parked(context, class, |record| {
-            looks += 1;
+        let is_wanted = |head| {
+            let is_wanted = class.is_solo() || is_wanted(head);
+            // A look at a chunk that is passed by counts, too.
+            looks.set(looks.get() + usize::from(!is_wanted));
+            is_wanted
+        };
+        each_parked_where(context, class, is_wanted, |record| {
+            looks.set(looks.get() + 1);
             found = revive_one(context, plan, fit, record);
-            found.is_some() || looks >= LOOKS_MAX
+            found.is_some() || looks.get() >= LOOKS_MAX
         });
-        if found.is_some() || fit == Fit::Exact || looks >= LOOKS_MAX {
+        if found.is_some() || fit == Fit::Exact || looks.get() >= LOOKS_MAX {
             break;
         }
     }
     found
+}
+
+/// Whether it is time to make do with what is parked, whatever it is: enough is, or too few frames
+/// are free.
+pub(crate) fn is_short<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> bool {
+    let parked = context.lazy_pages_about(&context.tally());
+    let in_use = context.machine.held().0.saturating_sub(parked.0);
+    let enough = Pages(in_use / IN_USE_PART).max(FLOOR).min(low);
+    // Too few are free: other lanes may have parked what is not seen here.
+    parked > Pages(0) && parked >= enough || context.machine.free() < plan.pages
 }
 
 /// Takes what this thread's lane parked last, if it will do: zeroed where that is wanted, or where
@@ -188,11 +236,25 @@ pub(crate) fn borrow_larger<M: Machine>(context: &Context<'_, M>, plan: &Plan) -
 pub(crate) fn each_parked<M: Machine>(
     context: &Context<'_, M>,
     class: Class,
+    done: impl FnMut(Record<'_>) -> bool,
+) {
+    each_parked_where(context, class, |_| true, done);
+}
+
+/// The same, in those chunks that `is_wanted` names by their heads.
+fn each_parked_where<M: Machine>(
+    context: &Context<'_, M>,
+    class: Class,
+    is_wanted: impl Fn(usize) -> bool,
     mut done: impl FnMut(Record<'_>) -> bool,
 ) {
     let chunks = context.tables.chunks_with_parked(class);
     let mut from = 0;
     while let Some(head) = chunks.next(from) {
+        from = head + 1;
+        if !is_wanted(head) {
+            continue;
+        }
         let parked = context.tables.parked(head);
         let mut bits = parked.load(Ordering::Acquire);
         while bits != 0 {
@@ -212,7 +274,6 @@ pub(crate) fn each_parked<M: Machine>(
                 chunks.set(head);
             }
         }
-        from = head + 1;
     }
 }
 

@@ -87,6 +87,12 @@ pub trait Machine {
         Pages(1)
     }
 
+    /// Where areas in huge pages best begin, if there is room: so many pages apart, from this page of
+    /// the window on. So none of them shares with another what the machine keeps for as many pages.
+    fn huge_grid(&self) -> Option<PageRange> {
+        None
+    }
+
     /// How many frames are free. May lag.
     fn free(&self) -> Pages;
 

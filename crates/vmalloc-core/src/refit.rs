@@ -11,7 +11,7 @@
 //!                             failed: PARKED, as it was
 //! ```
 //!
-//! Fresh frames first, as long as less is parked than [`FLOOR`] or a part of what is in use: sizes
+//! Fresh frames first, as long as less is parked than 64 MiB or half of what is in use: sizes
 //! that do come back find all of theirs warm then, instead of cutting each other's.
 //!
 //! Invariants: at most [`LOOKS_MAX`] areas are looked at; an area gets no slot of more than twice
@@ -30,10 +30,6 @@ use crate::slots::placed;
 use crate::units::Pages;
 use core::cmp::Ordering;
 
-/// So much may be parked before any of it is made to fit: 64 MiB.
-const FLOOR: Pages = Pages(64 << 8);
-/// And one part in so many of what is in use.
-const IN_USE_PART: u64 = 2;
 /// A page that is committed costs as much as so many that are given back.
 const PRICE_OF_MORE: u64 = 2;
 
@@ -48,19 +44,15 @@ struct Near<'a> {
 #[inline(never)] // it would only be in the way of what is warm
 pub(crate) fn refit<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> Option<Area> {
     let machine = &context.machine;
-    if !machine.refits() || !plan.may_wait || !is_due(context, plan, low) || !machine.may_wait() {
+    if !machine.refits()
+        || !plan.may_wait
+        || !lazy::is_short(context, plan, low)
+        || !machine.may_wait()
+    {
         return None;
     }
     let near = nearest(context, plan)?;
     take(context, plan, &near.parked)
-}
-
-/// Whether it is time to make do with what is parked.
-fn is_due<M: Machine>(context: &Context<'_, M>, plan: &Plan, low: Pages) -> bool {
-    let parked = context.lazy_pages_about(&context.tally());
-    let in_use = context.machine.held().0.saturating_sub(parked.0);
-    let enough = Pages(in_use / IN_USE_PART).max(FLOOR).min(low);
-    parked > Pages(0) && (parked >= enough || context.machine.free() < plan.pages)
 }
 
 /// The parked area that costs least to make fit.

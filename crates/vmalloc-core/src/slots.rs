@@ -10,9 +10,10 @@
 //! has changed the tag. One of the two sees the other; if each sees the other and steps back,
 //! whoever steps back last retires the chunk.
 //!
-//! Each lane begins at another slot of a chunk: two threads that start together have no neighbouring
-//! records, whose cache lines are fetched together, and no neighbouring pages, which share words and
-//! page tables elsewhere.
+//! A chunk belongs to the lane that made it, and other lanes make their own: so two threads have no
+//! neighbouring records, whose cache lines are fetched together, and no neighbouring pages, which
+//! share words and page tables elsewhere. Where chunks of others are many, or there is no place for one
+//! more, lanes share: then each begins at another slot.
 //!
 //! A chunk in which nobody lives any more goes back to the granules, but for the last of its class
 //! that has room: who allocates and frees one area again and again makes no chunk each time. Before a
@@ -33,6 +34,9 @@ use crate::units::{PageRange, Pages, Vpn};
 
 /// How often the record of a solo area is tried: far longer than anyone holds it by mistake.
 const CLAIM_SPINS: usize = 4096;
+/// So many chunks of other lanes are passed by before one's own: few, so that finding a slot stays
+/// short where there are many.
+const OTHERS_MAX: usize = 8;
 
 /// Why [`Slots::take`] failed. Nothing was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,17 +90,18 @@ impl<'a> Slots<'a> {
             return self.take_solo(want, machine);
         }
         let lane = machine.lane().index;
-        if let Some(slot) = self.take_from_chunks(class, want.align, lane) {
+        if let Some(slot) = self.take_from_chunks(class, want.align, lane, OTHERS_MAX) {
             return Ok(slot);
         }
         match self.new_chunk(class, want, machine) {
-            Ok(slot) => Ok(slot),
-            Err(SlotError::NoHole { .. }) => match self.take_solo(want, machine) {
-                Ok(slot) => Ok(slot),
-                Err(e) => self.take_by_scan(want).ok_or(e),
-            },
-            Err(e) => Err(e),
+            Err(SlotError::NoHole { .. }) => {}
+            done => return done,
         }
+        // No place for a chunk of one's own.
+        if let Some(slot) = self.take_from_chunks(class, want.align, lane, 0) {
+            return Ok(slot);
+        }
+        self.take_solo(want, machine).or_else(|e| self.take_by_scan(want).ok_or(e))
     }
 
     /// Gives a slot back whose record is FREE already: mends the hints, and retires the chunk if
@@ -112,10 +117,7 @@ impl<'a> Slots<'a> {
                 tables.parked(head).fetch_and(!bit, Ordering::AcqRel);
                 let left = tables.taken(head).fetch_and(!bit, Ordering::AcqRel) & !bit;
                 let room = tables.chunks_with_room(class);
-                let is_last = || {
-                    room.next(0).is_none_or(|first| first == head) && room.next(head + 1).is_none()
-                };
-                if left != 0 || is_last() || !self.granules.retire(head) {
+                if left != 0 || self.is_last(class, head) || !self.granules.retire(head) {
                     room.set(head);
                 }
             }
@@ -130,12 +132,41 @@ impl<'a> Slots<'a> {
         self.granules.tables
     }
 
-    fn take_from_chunks(&self, class: Class, align: Pages, lane: usize) -> Option<Slot> {
+    /// Whether no other chunk of its class and lane is seen to have room.
+    fn is_last(&self, class: Class, head: usize) -> bool {
+        let (room, home) = (self.tables().chunks_with_room(class), self.tables().home(head));
+        let (mut from, mut others) = (0, 0);
+        while let Some(other) = room.next(from) {
+            others += usize::from(other != head);
+            if others > OTHERS_MAX || other != head && self.tables().home(other).is_also_of(home) {
+                return false;
+            }
+            from = other + 1;
+        }
+        true
+    }
+
+    /// A slot of this lane's chunks; of any lane's once `others_max` of others were seen with room.
+    fn take_from_chunks(
+        &self,
+        class: Class,
+        align: Pages,
+        lane: usize,
+        others_max: usize,
+    ) -> Option<Slot> {
         let room = self.tables().chunks_with_room(class);
         let eligible = class.aligned_slots(align);
-        let mut from = 0;
+        let (mut from, mut others) = (0, 0);
         while let Some(head) = room.next(from) {
-            if let Some(slot) = self.take_in(head, class, eligible, lane) {
+            let is_mine = self.tables().home(head).is(lane);
+            if !is_mine && others < others_max {
+                others += 1;
+                from = head + 1;
+                continue;
+            }
+            // In a chunk of one's own there is nobody to stay away from.
+            let first = if is_mine { 0 } else { class.first_slot(lane) };
+            if let Some(slot) = self.take_in(head, class, eligible, first) {
                 return Some(slot);
             }
             let taken = self.tables().taken(head);
@@ -152,8 +183,8 @@ impl<'a> Slots<'a> {
     }
 
     /// Takes a slot of the chunk at `head`, if it is one of `class` and has one of `eligible`: the
-    /// first from where this lane begins, and round.
-    fn take_in(&self, head: usize, class: Class, eligible: u64, lane: usize) -> Option<Slot> {
+    /// first from slot `first` on, and round.
+    fn take_in(&self, head: usize, class: Class, eligible: u64, first: usize) -> Option<Slot> {
         let tag = Tag::Chunk(class).encode();
         let taken = self.tables().taken(head);
         let fits = head + class.chunk_granules() <= self.tables().geometry().granules;
@@ -166,7 +197,7 @@ impl<'a> Slots<'a> {
             if free == 0 {
                 return None;
             }
-            let slot = first_from(class.first_slot(lane), free);
+            let slot = first_from(first, free);
             // AcqRel: as a lock would; the record below is the truth.
             if taken.fetch_or(1 << slot, Ordering::AcqRel) >> slot & 1 == 0
                 && let Some(slot) = self.claim(head, slot, class)
@@ -235,12 +266,13 @@ impl<'a> Slots<'a> {
         self.commit(head, len, machine)?;
         self.tables().taken(head).store(0, Ordering::Relaxed);
         self.tables().parked(head).store(0, Ordering::Relaxed);
-        self.granules.publish(head..head + len, Tag::Chunk(class));
         let lane = machine.lane().index;
-        let slot = self.take_in(head, class, class.aligned_slots(want.align), lane);
+        self.tables().home(head).set(lane);
+        self.granules.publish(head..head + len, Tag::Chunk(class));
+        let slot = self.take_in(head, class, class.aligned_slots(want.align), 0);
         self.tables().chunks_with_room(class).set(head);
         // Others may have emptied it already, or a stale record stands in the way: look again.
-        slot.or_else(|| self.take_from_chunks(class, want.align, lane))
+        slot.or_else(|| self.take_from_chunks(class, want.align, lane, 0))
             .ok_or_else(|| SlotError::NoHole { largest: self.largest(want.zone) })
     }
 
@@ -256,7 +288,18 @@ impl<'a> Slots<'a> {
                     Err(e) => return self.take_by_scan(want).ok_or(no_hole(e.largest)),
                 }
             }
-            zone => self.take_granules(zone, len, align)?,
+            zone => {
+                let grid = machine.huge_grid().filter(|_| zone == HUGE_ZONE);
+                let in_granules = |grid: PageRange| {
+                    let granule = |page: Vpn| (page.0 >> GRANULE_SHIFT) as usize;
+                    Some(granule(grid.start)..granule(grid.end())).filter(|grid| !grid.is_empty())
+                };
+                let take_on = |grid| self.granules.take_on(grid, zone, len, align);
+                match grid.and_then(in_granules).and_then(take_on) {
+                    Some(head) => head,
+                    None => self.take_granules(zone, len, align)?,
+                }
+            }
         };
         self.commit(head, len, machine)?;
         let record = Record::of(self.tables(), head, 0);

@@ -22,6 +22,7 @@ use crate::header::{HEADER_BYTES, Header, Shape};
 use crate::lanes;
 use crate::os::anon::AnonWords;
 use crate::os::bell::Bell;
+use crate::os::claims::PAGES_A_WORD;
 use crate::os::commit::{CommitError, Grain, commit};
 use crate::os::file::PoolFile;
 use crate::os::map::Mapping;
@@ -34,11 +35,16 @@ use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vmalloc_core::class::GRANULE_SHIFT;
 use vmalloc_core::layout::Layout;
 use vmalloc_core::{
     Area, AreaId, BackError, Backing, Config, Engine, Extent, FlushError, FramePolicy, Lane,
     Machine, MapError, NoMetadata, Owner, PageRange, Pages, Pfn, Prot, View, Vpn,
 };
+
+/// Addresses for huge pages are plenty if they are so many times the frames: the smallest area takes
+/// eight times its frames on the grid.
+const GRID_RATIO: u64 = 32;
 
 /// How often a recount is tried while others change what it counts.
 const RECOUNTS_MAX: usize = 8;
@@ -260,6 +266,18 @@ impl Machine for Linear<'_> {
     /// Where frames are shown run by run, another end would show all of them anew.
     fn refits(&self) -> bool {
         !self.0.shape.is_framed
+    }
+
+    /// A word of claims each, so that two threads do not write the same one. Where the window is
+    /// short of addresses, areas lie close instead.
+    fn huge_grid(&self) -> Option<PageRange> {
+        let (shape, before) = (&self.0.shape, self.0.data / PAGE_BYTES);
+        let huge = (shape.geometry.granules - shape.geometry.small_granules) as u64;
+        let has_room = (huge << GRANULE_SHIFT) / GRID_RATIO >= shape.capacity.0;
+        // Claims count from where the mapping begins, the window's pages from where it does.
+        let first = Vpn(before.next_multiple_of(PAGES_A_WORD) - before);
+        let grid = PageRange { start: first, len: Pages(PAGES_A_WORD) };
+        Some(grid).filter(|_| has_room && !shape.is_framed)
     }
 
     fn may_wait(&self) -> bool {

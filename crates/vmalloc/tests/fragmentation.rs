@@ -4,6 +4,7 @@
 //! (boost.interprocess, DPDK): what is free lies in pieces. This one gives all of it as one block.
 
 use crate::support::{KIB, MIB, PAGE, Random, assert_empty};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use vmalloc::{Buf, Pool};
 
@@ -111,4 +112,52 @@ fn one_block_takes_all_that_is_free_in_3_of_3_pools_of_2_gib() {
 #[ignore = "a minute: cargo test -p vmalloc --test linux 20_of_20_pools_of_2_gib -- --ignored"]
 fn one_block_takes_all_that_is_free_in_20_of_20_pools_of_2_gib() {
     run_all(0..20, 2048 * MIB);
+}
+
+/// Where in the pool's file a byte lies: the kernel's own word.
+fn file_offset(address: usize) -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let offset = maps.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (start, end) = fields.next()?.split_once('-')?;
+        let number = |hex: &str| usize::from_str_radix(hex, 16).unwrap();
+        let offset = number(fields.nth(1)?);
+        (number(start)..number(end)).contains(&address).then(|| address - number(start) + offset)
+    });
+    offset.unwrap() as u64
+}
+
+/// Goal: large areas take as few words of claims as they can, each 16 MiB of the file, and share none,
+/// so that two threads do not write the same one; where addresses are short they lie as close as they can.
+/// Method: areas of 2, 16 and 7 MiB; a pool with 64 times its capacity of addresses, and one with 4.
+#[test]
+fn large_areas_lie_apart_where_addresses_are_plenty() {
+    const WORD: u64 = 16 * MIB;
+    for (times, is_apart) in [(64, true), (4, false)] {
+        let pool = Pool::options().window_bytes(times * 256 * MIB).create(256 * MIB).unwrap();
+        let bufs = [2, 16, 7, 2, 16].map(|mib| pool.vmalloc((mib * MIB) as usize).unwrap());
+        let mut words = HashSet::new();
+        let offsets = bufs.iter().map(|buf| (file_offset(buf.as_ptr().addr()), buf.len() as u64));
+        let is_alone = offsets.clone().all(|(offset, bytes)| {
+            let mut its = offset / WORD..(offset + bytes).div_ceil(WORD);
+            its.clone().count() as u64 == bytes.div_ceil(WORD) && its.all(|word| words.insert(word))
+        });
+        assert_eq!(is_alone, is_apart, "{times} times: {:?}", offsets.collect::<Vec<_>>());
+        drop(bufs);
+        assert_empty(&pool);
+    }
+}
+
+/// Goal: a pool whose large areas lie apart is never full while frames are free.
+/// Method: filled with areas of 2 MiB, of which every second is freed; then all that is free as one.
+#[test]
+fn areas_that_lie_apart_leave_room_for_one_of_all_that_is_free() {
+    let pool = Pool::create(256 * MIB).unwrap();
+    let mut bufs: Vec<Option<Buf>> =
+        (0..128).map(|_| Some(pool.vmalloc(2 * MIB as usize).unwrap())).collect();
+    bufs.iter_mut().step_by(2).for_each(|buf| *buf = None);
+    assert_eq!(pool.vmalloc(128 * MIB as usize).unwrap().len() as u64, 128 * MIB);
+    pool.verify().unwrap();
+    drop(bufs);
+    assert_empty(&pool);
 }

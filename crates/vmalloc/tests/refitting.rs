@@ -22,14 +22,12 @@ fn pool() -> Pool {
     Pool::create(16 * MIB).unwrap()
 }
 
-/// Parks `bytes`, and so much besides that it is enough.
+/// Parks `bytes`, and before that so much besides that it is enough: then what another thread or
+/// process has parked is taken. Others need not see the last area that a thread parked.
 fn park(pool: &Pool, bytes: u64, fill: u8) {
-    let mut buf = pool.vmalloc(bytes as usize).unwrap();
-    let rest = (8 * MIB).saturating_sub(bytes).max(PAGE);
-    let mut ballast = pool.vmalloc(rest as usize).unwrap();
-    buf.fill(fill);
-    ballast.fill(fill);
-    drop((ballast, buf));
+    let rest = (9 * MIB).saturating_sub(bytes).max(PAGE);
+    pool.vmalloc(rest as usize).unwrap().fill(fill);
+    pool.vmalloc(bytes as usize).unwrap().fill(fill);
 }
 
 /// Where the parked areas of so many bytes lie, in pages.

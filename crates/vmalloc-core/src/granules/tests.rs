@@ -215,3 +215,20 @@ fn regress_a_forged_run_of_no_granules_is_given_back() {
     granules.retire(0);
     assert!(granules.take(0, 3, 1).is_ok());
 }
+
+/// Goal: on a grid no run begins anywhere else, whether or not the index can be had, and one whose
+/// alignment the grid has not gets none. Method: a grid of 16 granules from the fifth on, with a run
+/// taken at its first place; then the index is locked by another.
+#[test]
+fn run_on_a_grid_begins_at_a_place_of_the_grid() {
+    let (shape, grid) = (geometry(2), 5..21);
+    let words = words(&shape);
+    let tables = Tables::new(&words, shape).unwrap();
+    let granules = granules(tables, 1);
+    assert_eq!(granules.take_on(grid.clone(), 0, 3, 1), Some(5));
+    assert_eq!(granules.take_on(grid.clone(), 0, 20, 1), Some(21));
+    assert_eq!(granules.take_on(grid.clone(), 0, 3, 2), None);
+    let _locked = Index::new(tables, 0).lock(Owner::new(2).unwrap()).unwrap();
+    assert_eq!(granules.take_on(grid.clone(), 0, 3, 1), Some(53));
+    assert_eq!(granules.take_on(grid, 0, GRANULES, 1), None);
+}

@@ -1,10 +1,12 @@
-//! Who revives while a purge fails.
+//! Who revives what: of other lanes, and while a purge fails.
 
 extern crate std;
 
+use crate::class::SLOTS_MAX;
+use crate::layout::{Counter, Tables};
 use crate::proof::machine::{Pool, owner};
-use crate::sync::{AtomicU64, stepped};
-use crate::{Geometry, Kind, Request, flags};
+use crate::sync::{AtomicU64, Ordering, stepped};
+use crate::{Geometry, Kind, Pages, Request, flags};
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -47,4 +49,78 @@ fn regress_what_a_failed_purge_spoiled_is_not_revived() {
         }
     }
     assert!(spoiled > 0);
+}
+
+/// A pool in which lane 0 left parked areas of one page, side by side.
+fn pool_with_leftovers() -> Pool {
+    let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
+    let pool = Pool::new(GEOMETRY, words);
+    // Marks so low that all see the count.
+    let engine = pool.engine(1).with_marks(Pages(0), Pages(1));
+    let areas = [(); 3].map(|()| engine.vmalloc(&Request::bytes(4096)).unwrap());
+    for area in areas {
+        let _ = engine.free(area.id, area.generation).unwrap();
+    }
+    pool
+}
+
+/// Goal: threads that find parked what an earlier one left side by side do not become neighbours: each
+/// takes a chunk of its own, and finds that again, though others are parked, too.
+/// Method: two lanes allocate and free in turns, twice.
+#[test]
+fn lanes_leave_each_others_chunks_alone() {
+    let mut pool = pool_with_leftovers();
+    let mut pairs = |lane| {
+        pool.lane = lane;
+        let engine = pool.engine(1);
+        let area = engine.vmalloc(&Request::bytes(4096)).unwrap();
+        let _ = engine.free(area.id, area.generation).unwrap();
+        // Others park there meanwhile, so that it is not the lane's last.
+        let other = engine.vmalloc(&Request::bytes(2 * 4096)).unwrap();
+        let _ = engine.free(other.id, other.generation).unwrap();
+        area.id.0 as usize
+    };
+    let first = [pairs(1), pairs(2)];
+    assert_eq!([pairs(1), pairs(2)], first);
+    let heads = first.map(|id| id / SLOTS_MAX);
+    assert!(heads[0] != heads[1] && !heads.contains(&0), "{heads:?}");
+    assert_eq!(pool.engine(1).stats().revives, 4);
+}
+
+/// Goal: a lane takes what another has parked once frames are short, or enough is parked.
+/// Method: a pool with no frame left; and one in which any number is enough.
+#[test]
+fn lane_takes_what_others_parked_once_frames_are_short() {
+    for is_full in [true, false] {
+        let mut pool = pool_with_leftovers();
+        (pool.lane, pool.capacity) = (1, if is_full { Pages(3) } else { pool.capacity });
+        let low = if is_full { Pages(1 << 20) } else { Pages(3) };
+        let engine = pool.engine(1).with_marks(low, Pages(1 << 20));
+        let area = engine.vmalloc(&Request::bytes(4096)).unwrap();
+        assert!(area.id.0 < 3, "{is_full}: {:?}", area.id);
+        assert_eq!(engine.stats().revives, 1);
+    }
+}
+
+/// Goal: a lane that parks one large area again and again does not write the count that all lanes
+/// share; two at once are shown. Method: the count itself; the limit is 50 times the area.
+#[test]
+fn one_large_area_that_comes_and_goes_is_counted_in_its_lane() {
+    let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
+    let pool = Pool::new(GEOMETRY, words);
+    let engine = pool.engine(1).with_marks(Pages(0), Pages(50 * 500));
+    let request = Request::bytes(500 * 4096);
+    let tables = Tables::new(&pool.words, pool.geometry).unwrap();
+    let shown = || tables.counter(Counter::LazyPages).load(Ordering::Relaxed);
+    for _ in 0..3 {
+        let area = engine.vmalloc(&request).unwrap();
+        let _ = engine.free(area.id, area.generation).unwrap();
+        assert_eq!(shown(), 0);
+    }
+    assert_eq!(engine.stats().revives, 2);
+    let areas = [(); 2].map(|()| engine.vmalloc(&request).unwrap());
+    for area in areas {
+        let _ = engine.free(area.id, area.generation).unwrap();
+    }
+    assert_eq!(shown(), 1000);
 }

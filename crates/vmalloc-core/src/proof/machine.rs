@@ -37,6 +37,10 @@ pub(crate) struct Pool {
     pub(crate) stuck: Vec<Vpn>,
 }
 
+/// A low mark at which any parked area will do.
+#[cfg(any(loom, shuttle))]
+pub(crate) const ANY: Pages = Pages(0);
+
 /// One member's way to the pool.
 #[derive(Clone, Copy)]
 pub(crate) struct InPlace<'p>(&'p Pool);

@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use super::machine::{Pool, owner};
+use super::machine::{ANY, Pool, owner};
 use super::schedule::{By, Canary, Scenario};
 use crate::planted::Bug;
 use crate::record::{Kind, Record, State};
@@ -123,7 +123,7 @@ fn parked_area_has_one_taker() {
             Box::new(move |w: &World| {
                 let (context, plan) = (w.pool.context(member), w.pool.plan(3));
                 let last = lazy::revive_last(&context, &plan);
-                if let Some(area) = last.or_else(|| lazy::revive(&context, &plan)) {
+                if let Some(area) = last.or_else(|| lazy::revive(&context, &plan, ANY)) {
                     let was = w.marks.lock().unwrap().insert(area.pages.start.0, member as u64);
                     assert!(was.is_none(), "two have one area");
                 }

@@ -2,46 +2,69 @@
 
 extern crate std;
 
+use super::OTHERS_MAX;
 use crate::class::{Class, SLOTS_MAX};
 use crate::layout::Tables;
 use crate::proof::machine::{Pool, START};
 use crate::sync::{AtomicU64, Ordering};
 use crate::tag::Tag;
-use crate::{Geometry, PageRange, Pages, Request};
+use crate::{Geometry, Kind, PageRange, Pages, Request};
 use std::vec::Vec;
 
 const GRANULES: usize = 40;
 
 fn new_pool() -> Pool {
-    let granules = GRANULES;
+    pool_of(GRANULES)
+}
+
+fn pool_of(granules: usize) -> Pool {
     let geometry = Geometry { granules, small_granules: granules, members: 1, in_place: true };
     let words = (0..geometry.words()).map(|_| AtomicU64::new(0)).collect();
     Pool::new(geometry, words)
 }
 
-/// The slots that allocations of so many pages get, one a lane, and the alignment they ask for.
-fn slots_of(pages: u64, align: u64, lanes: &[usize]) -> Vec<usize> {
-    let mut pool = new_pool();
-    let request = Request::bytes(pages * 4096).align_bytes(align * 4096);
+/// The areas that a request for so many pages gets in each of these lanes in turn: chunk and slot.
+fn take(pool: &mut Pool, request: &Request, lanes: &[usize]) -> Vec<(usize, usize)> {
     let mut take = |&lane: &usize| {
         pool.lane = lane;
-        let area = pool.engine(1).vmalloc(&request).unwrap();
-        assert_eq!(area.id.0 as usize / SLOTS_MAX, 0, "one chunk has room for all");
-        area.id.0 as usize % SLOTS_MAX
+        let id = pool.engine(1).vmalloc(request).unwrap().id.0 as usize;
+        (id / SLOTS_MAX, id % SLOTS_MAX)
     };
     lanes.iter().map(&mut take).collect()
 }
 
-/// Goal: two lanes that begin in the same chunk get slots far apart; each goes on upward from its
-/// first, and round. Method: areas of 1, 10 and 100 pages, whose chunks have 64, 11 and 7 slots.
+/// The same in a window that is one chunk of their class: the slots.
+fn slots_in_one(pages: u64, align: u64, lanes: &[usize]) -> Vec<usize> {
+    let mut pool = pool_of(Class::for_span(Pages(pages + 1)).chunk_granules());
+    let request = Request::bytes(pages * 4096).align_bytes(align * 4096);
+    take(&mut pool, &request, lanes).into_iter().map(|(_, slot)| slot).collect()
+}
+
+/// Goal: two lanes that take areas of a class in turns share no chunk, and each fills its own from
+/// the first slot on. Method: areas of 1, 10 and 100 pages, whose chunks have 64, 11 and 7 slots.
 #[test]
-fn lanes_take_slots_far_apart() {
+fn lanes_take_slots_of_chunks_of_their_own() {
+    for pages in [1, 10, 100] {
+        let request = Request::bytes(pages * 4096);
+        let taken = take(&mut new_pool(), &request, &[0, 1, 0, 1]);
+        let (first, second) = (taken[0].0, taken[1].0);
+        assert_ne!(first, second, "{pages} pages");
+        assert_eq!(taken, [(first, 0), (second, 0), (first, 1), (second, 1)], "{pages} pages");
+    }
+}
+
+/// Goal: two lanes that must share a chunk get slots far apart; who made it goes on upward from the
+/// first, the other from its own, and round. Method: a window of one chunk.
+#[test]
+fn lanes_of_one_chunk_take_slots_far_apart() {
     for pages in [1, 10, 100] {
         let slots = Class::for_span(Pages(pages + 1)).slots();
         let half = slots / 2;
-        assert_eq!(slots_of(pages, 1, &[0, 1, 0, 1]), [0, half, 1, half + 1], "{pages} pages");
-        let all = slots_of(pages, 1, &std::vec![1; slots]);
-        let round: Vec<usize> = (half..slots).chain(0..half).collect();
+        assert_eq!(slots_in_one(pages, 1, &[0, 1, 0, 1]), [0, half, 1, half + 1], "{pages} pages");
+        let mut lanes = std::vec![1; slots];
+        lanes[0] = 0;
+        let all = slots_in_one(pages, 1, &lanes);
+        let round: Vec<usize> = (0..1).chain(half..slots).chain(1..half).collect();
         assert_eq!(all, round, "{pages} pages");
     }
 }
@@ -50,8 +73,47 @@ fn lanes_take_slots_far_apart() {
 /// Method: 4 pages in slots of 5, aligned to 4: every fourth slot.
 #[test]
 fn lane_begins_at_a_slot_that_is_aligned() {
-    let slots = slots_of(4, 4, &[0, 1, 2, 3, 0, 1]);
-    assert_eq!(slots, [0, 12, 8, 20, 4, 16]);
+    assert_eq!(slots_in_one(4, 4, &[0, 1, 2, 3, 0, 1]), [0, 12, 8, 20, 4, 16]);
+}
+
+/// Goal: where other lanes have many chunks with room, a lane makes none of its own.
+/// Method: lane 0 leaves a hole in one chunk more than are passed by.
+#[test]
+fn lane_makes_no_chunk_where_many_have_room() {
+    let mut pool = new_pool();
+    let request = Request::bytes(4096).no_reuse();
+    let chunks = OTHERS_MAX + 1;
+    let taken = take(&mut pool, &request, &std::vec![0; chunks * SLOTS_MAX]);
+    let engine = pool.engine(1);
+    for area in engine.areas().filter(|area| area.id.0 as usize % SLOTS_MAX == 7) {
+        let _ = engine.free(area.id, area.generation).unwrap();
+    }
+    let granules = engine.verify().unwrap().free_granules;
+    let got = take(&mut pool, &request, &[1]);
+    assert_eq!(got, [(taken[OTHERS_MAX * SLOTS_MAX].0, 7)]);
+    assert_eq!(pool.engine(1).verify().unwrap().free_granules, granules);
+}
+
+/// Goal: two lanes that each take and free one area again and again keep a chunk each.
+/// Method: areas that are purged at once, so that both chunks are empty in between.
+#[test]
+fn lanes_keep_a_chunk_each_while_areas_come_and_go() {
+    let mut pool = new_pool();
+    let request = Request::bytes(4096).no_reuse();
+    let mut come_and_go = |lane| {
+        let taken = take(&mut pool, &request, &[lane]);
+        let engine = pool.engine(1);
+        let area = engine.areas().find(|area| area.kind == Kind::Live).unwrap();
+        let _ = engine.free(area.id, area.generation).unwrap();
+        let tables = Tables::new(&pool.words, pool.geometry).unwrap();
+        assert!(Tag::chunk(tables.tag(taken[0].0).load(Ordering::SeqCst)).is_some());
+        taken
+    };
+    let first = [come_and_go(0), come_and_go(1)];
+    assert_ne!(first[0], first[1]);
+    for _ in 0..3 {
+        assert_eq!([come_and_go(0), come_and_go(1)], first);
+    }
 }
 
 /// Goal: a chunk in which nobody lives any more is kept for the next of its class, and goes when its

@@ -39,6 +39,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const PAGES_A_BLOCK: u64 = HUGE_BYTES / PAGE_BYTES;
 /// Few, so that two threads' large areas seldom share a word.
 const BLOCKS_A_WORD: u64 = 8;
+/// So many pages, from a multiple on, are one word where they are claimed as whole blocks.
+pub(crate) const PAGES_A_WORD: u64 = BLOCKS_A_WORD * PAGES_A_BLOCK;
 /// Words of a page of the table, and of a cache line.
 const WORDS_A_PAGE: u64 = PAGE_BYTES / 8;
 const WORDS_A_LINE: u64 = 8;

@@ -7,7 +7,7 @@ use crate::class::Class;
 use crate::machine::Machine as _;
 use crate::planted::Bug;
 use crate::proof::explore::{Canary, Scenario, Walk, race};
-use crate::proof::machine::{Pool, START};
+use crate::proof::machine::{ANY, Pool, START};
 use crate::record::{Kind, Shape, State};
 use crate::slots::slot_pages;
 use crate::sync::explored::Sequential;
@@ -51,7 +51,7 @@ impl World {
     fn revive(&self, member: usize) {
         let (context, plan) = (self.pool.context(member), self.pool.plan(PAGES));
         let last = lazy::revive_last(&context, &plan);
-        if last.or_else(|| lazy::revive(&context, &plan)).is_some() {
+        if last.or_else(|| lazy::revive(&context, &plan, ANY)).is_some() {
             let mut taken = self.taken.lock().unwrap();
             *taken += 1;
             assert_eq!(*taken, 1, "two have one area");
@@ -173,7 +173,7 @@ fn revived_area_is_shown_where_it_lies() {
     }
     fn body() {
         race_for(|w| {
-            let area = lazy::revive(&w.pool.context(1), &w.pool.plan(PAGES))?;
+            let area = lazy::revive(&w.pool.context(1), &w.pool.plan(PAGES), ANY)?;
             Some((area.generation, area.pages.start.0 - START.0))
         });
     }

@@ -5,7 +5,7 @@ extern crate std;
 use super::pool;
 use crate::presence::Presence;
 use crate::proof::explore::{Canary, Scenario, Walk, race};
-use crate::proof::machine::{Pool, owner};
+use crate::proof::machine::{ANY, Pool, owner};
 use crate::record::Kind;
 use crate::sync::explored::Sequential;
 use crate::{Area, Machine as _, Publish, Request, Token, lazy, purge, share};
@@ -71,7 +71,7 @@ impl World {
     /// The same member has the same area again, and publishes it.
     fn publish_again(&self) {
         let context = self.pool.context(1);
-        let Some(area) = lazy::revive(&context, &self.pool.plan(PAGES)) else { return };
+        let Some(area) = lazy::revive(&context, &self.pool.plan(PAGES), ANY) else { return };
         let token = share::share(&context, area.id, area.generation, Publish::Shared).unwrap();
         assert!(token.generation > self.token.generation);
     }
