@@ -77,6 +77,21 @@ impl<'a> BitTree<'a> {
         }
     }
 
+    /// Adds `i`, and says so on every level, whatever is said there: one who died while he removed it
+    /// may have cut it off further up.
+    pub(crate) fn mend(&self, i: usize) {
+        let (mut base, mut level_len, mut at) = (0, self.len.div_ceil(64), i);
+        loop {
+            self.words[base + at / 64].fetch_or(1 << (at % 64), Ordering::SeqCst);
+            if level_len == 1 {
+                return;
+            }
+            base += level_len;
+            at /= 64;
+            level_len = level_len.div_ceil(64);
+        }
+    }
+
     /// Removes `i`.
     pub fn clear(&self, i: usize) {
         let (mut base, mut level_len, mut at) = (0, self.len.div_ceil(64), i);

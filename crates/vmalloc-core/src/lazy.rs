@@ -112,6 +112,15 @@ pub(crate) fn hint<M: Machine>(context: &Context<'_, M>, id: usize) {
     }
 }
 
+/// The same after a death: what should be there already is written again.
+pub(crate) fn mend_hint<M: Machine>(context: &Context<'_, M>, id: usize) {
+    let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
+    if let Some(class) = class_at(context, head) {
+        context.tables.parked(head).fetch_or(1 << slot, Ordering::SeqCst);
+        context.tables.chunks_with_parked(class).mend(head);
+    }
+}
+
 /// Takes a parked area of the planned shape back into use, wherever the hints say that one is; where
 /// the machine lends, one of up to twice the pages will do. Of other lanes' chunks only if enough is
 /// parked or too little free (`low`, as for [`crate::refit`]): who takes a neighbour of what another

@@ -166,7 +166,7 @@ fn recover_area<M: Machine>(
 fn mend_bits<M: Machine>(context: &Context<'_, M>, head: usize, slots: usize) {
     for record in (0..slots).map(|slot| Record::of(context.tables, head, slot)) {
         if record.state().is_some_and(|s| s.kind == Kind::Parked) {
-            lazy::hint(context, record.id);
+            lazy::mend_hint(context, record.id);
         }
     }
     let Some(Tag::Chunk(class)) = tag(context, head) else { return };
@@ -186,7 +186,7 @@ fn mend_bits<M: Machine>(context: &Context<'_, M>, head: usize, slots: usize) {
     // Made or emptied by the dead member, which did not come to retire it?
     let is_empty = taken.load(Ordering::SeqCst) == 0;
     if !(is_empty && context.slots().granules.retire(head)) {
-        context.tables.chunks_with_room(class).set(head);
+        context.tables.chunks_with_room(class).mend(head);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::sync::{AtomicU64, Ordering, stepped};
 use crate::{
     Area, Engine, Geometry, Kind, Pages, Prot, Publish, Recovered, Request, Tables, Token,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -323,4 +323,50 @@ fn recoverer_that_dies_leaves_nothing() {
         }
     }
     assert!(moments > 50, "{moments}");
+}
+
+/// Goal: after a recovery a purge finds all that is parked, though the dead member had just said that
+/// a chunk has nothing parked, and was to look again. Method: before a write of its purge another
+/// parks in the same chunk; before a later one it dies. A window in which the chunks' tree has two levels.
+#[test]
+fn regress_what_is_parked_is_found_though_the_tree_was_cut_above_it() {
+    let geometry = Geometry { granules: 70, small_granules: 70, ..GEOMETRY };
+    for parks in 0.. {
+        let mut reached = false;
+        for dies in parks + 1.. {
+            let words = (0..geometry.words()).map(|_| AtomicU64::new(0)).collect();
+            let pool = Rc::new(Pool::new(geometry, words));
+            let engine = pool.engine(SURVIVOR);
+            // The chunk is not in the word where each search begins.
+            let _before = engine.vmalloc(&bytes(64 * 128 - 1)).unwrap();
+            let [first, second] = [(); 2].map(|()| engine.vmalloc(&bytes(1)).unwrap());
+            let _ = engine.free(first.id, first.generation).unwrap();
+            let (parker, writes) = (Rc::clone(&pool), Cell::new(0));
+            let has_parked = Rc::new(Cell::new(false));
+            let told = Rc::clone(&has_parked);
+            let hook = move || {
+                let write = writes.replace(writes.get() + 1);
+                if write == parks {
+                    let engine = parker.engine(SURVIVOR);
+                    let _ = engine.free(second.id, second.generation).unwrap();
+                    told.set(true);
+                } else if write == dies {
+                    stepped::die();
+                }
+            };
+            let purge = || pool.engine(DEAD).purge_step().unwrap();
+            let lives = stepped::until_death(|| stepped::with_hook(hook, purge)).is_some();
+            reached = has_parked.get();
+            if lives {
+                break;
+            }
+            let engine = pool.engine(WITNESS);
+            let _ = engine.recover(owner(DEAD));
+            engine.purge().unwrap();
+            assert_eq!(engine.verify().unwrap().parked, 0, "writes {parks} and {dies}");
+        }
+        if !reached {
+            break;
+        }
+    }
 }
