@@ -240,6 +240,7 @@ fn threads(runner: &mut Runner) {
         let contenders = spaces.iter().map(|(name, space)| {
             Contender::new(*name, move || {
                 ns_each_on(threads, count, |thread| {
+                    vmalloc_sim::scale::be_cpu(thread);
                     let mut rng = Rng(seed + thread as u64);
                     let mut live = Vec::new();
                     for _ in 0..count {

@@ -66,6 +66,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The engine over a machine on which nothing costs anything, so that what is timed is its own work.
+/// A thread counts in the lane of its CPU, which it says by [`vmalloc_sim::scale::be_cpu`].
 struct Ours {
     engine: Engine<'static, Bare>,
     no_reuse: bool,
@@ -76,7 +77,7 @@ impl Ours {
         let geometry = Geometry::for_window(Pages(window.next_multiple_of(128)));
         // For the rest of the run: a benchmark's tables live as long as it does.
         let words: &'static Words = Box::leak(Box::new(Words::new(geometry.words())));
-        let machine = Bare { lanes: Lanes::One, shootdown: || () };
+        let machine = Bare { lanes: Lanes::Own, shootdown: || () };
         // Linux: 32 MiB times log2 of the CPUs; here for two.
         Ours { engine: machine.engine(words, geometry, Pages(8192 * 2)), no_reuse }
     }

@@ -84,19 +84,23 @@ impl Bare {
     }
 }
 
+// Inlined, all: the calls are counted, and the engine's work alone is meant.
 impl Machine for Bare {
     const IN_PLACE: bool = false;
     const FRESH_IS_ZERO: bool = true;
     const ALIGN_MAX: Pages = Pages(1 << 20);
 
+    #[inline]
     fn capacity(&self) -> Pages {
         Pages(1 << 40)
     }
 
+    #[inline]
     fn free(&self) -> Pages {
         Pages(1 << 40)
     }
 
+    #[inline]
     fn lane(&self) -> Lane {
         match (self.lanes, CPU.get()) {
             (Lanes::Own, cpu) if cpu < LANES - 1 => Lane { index: cpu, is_mine: true },
@@ -105,30 +109,37 @@ impl Machine for Bare {
         }
     }
 
+    #[inline]
     fn may_wait(&self) -> bool {
         true
     }
 
+    #[inline]
     fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
         Ok(Backing(pages.len.0))
     }
 
+    #[inline]
     fn adopt(&self, frames: &[Extent]) -> Result<Backing, BackError> {
         Ok(Backing(frames.len() as u64))
     }
 
+    #[inline]
     fn borrow(&self, _backing: Backing, _generation: u64) -> Result<Pages, BackError> {
         Err(BackError::Unsupported)
     }
 
+    #[inline]
     fn is_exclusive(&self, _backing: Backing) -> bool {
         true
     }
 
+    #[inline]
     fn map(&self, _view: &View) -> Result<(), MapError> {
         Ok(())
     }
 
+    #[inline]
     fn extend(
         &self,
         view: &View,
@@ -138,33 +149,43 @@ impl Machine for Bare {
         Ok(Backing(view.pages.len.0 + more.len.0))
     }
 
+    #[inline]
     fn map_more(&self, _view: &View, _more: PageRange) -> Result<(), MapError> {
         Ok(())
     }
 
+    #[inline]
     fn zero_more(&self, _view: &View, _more: PageRange) {}
 
+    #[inline]
     fn truncate(&self, _view: &View, pages: Pages) -> Backing {
         Backing(pages.0)
     }
 
+    #[inline]
     fn publish(&self, _pages: PageRange) {}
 
+    #[inline]
     fn zero(&self, _view: &View) {}
 
+    #[inline]
     fn unmap(&self, _pages: PageRange) {}
 
+    #[inline]
     fn flush(&self, _ranges: &[PageRange]) -> Result<(), FlushError> {
         (self.shootdown)();
         Ok(())
     }
 
+    #[inline]
     fn unback(&self, _pages: PageRange, _backing: Backing) {}
 
+    #[inline]
     fn translate(&self, _page: Vpn) -> Option<(Pfn, Prot)> {
         None
     }
 
+    #[inline]
     fn read(&self, _page: Vpn, _offset: usize, _out: &mut [u8]) -> bool {
         false
     }
