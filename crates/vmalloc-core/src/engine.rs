@@ -14,6 +14,7 @@
 //! what grows shared areas in `engine/grow.rs`, what gives areas away in `engine/give.rs`.
 
 mod care;
+mod decay;
 mod give;
 mod grow;
 mod look;

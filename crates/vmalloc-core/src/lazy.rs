@@ -51,6 +51,9 @@ pub(crate) const NEVER_REVIVED: u64 =
 /// in another state. Never waits, never allocates.
 pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, from: State) -> bool {
     let (pages, flags) = (record.pages(), record.flags());
+    if flags & flags::OLD != 0 {
+        record.drop_flags(flags::OLD); // it was in use since
+    }
     let tally = context.tally();
     // What others wrote is nobody's afterwards: whoever revives it zeroes it. What was frozen, in
     // place, its maker alone has written.

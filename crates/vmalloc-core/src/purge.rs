@@ -84,11 +84,12 @@ impl Withdrawn {
     }
 }
 
-/// Purges up to [`BATCH`] parked areas, and no more once they have `enough` pages. The largest
-/// first: fewest areas for the pages. Waits for other CPUs.
+/// Purges up to [`BATCH`] parked areas for which `wanted` says so, and no more once they have `enough`
+/// pages. The largest first: fewest areas for the pages. Waits for other CPUs.
 pub(crate) fn purge_step<M: Machine>(
     context: &Context<'_, M>,
     enough: Pages,
+    wanted: impl Fn(&Record<'_>) -> bool,
 ) -> Result<Purged, PurgeError> {
     if !context.machine.may_wait() {
         return Err(PurgeError::MayNotWait);
@@ -98,7 +99,10 @@ pub(crate) fn purge_step<M: Machine>(
     for class in (0..CLASSES).rev().filter_map(Class::from_index) {
         lazy::each_parked(context, class, |record| {
             let more = len < BATCH && pages < enough.0;
-            if more && let Some(withdrawn) = withdraw(context, record) {
+            if more
+                && wanted(&record)
+                && let Some(withdrawn) = withdraw(context, record)
+            {
                 pages += withdrawn.pages.len.0;
                 batch[len] = Some(withdrawn);
                 len += 1;

@@ -108,6 +108,9 @@ pub mod flags {
     /// Was published for anyone attached to write.
     pub const OTHERS_WROTE: u64 = 1 << 33;
 
+    /// Parked, and was so when [`crate::Engine::decay`] came by. Means nothing of an area in use.
+    pub const OLD: u64 = 1 << 34;
+
     /// Shows frames that are somebody else's: the caller's, or another area's.
     pub const FOREIGN: u64 = VMAP | BORROWED;
 
@@ -304,6 +307,10 @@ impl<'a> Record<'a> {
     /// Sets bits of the flags word; the owner's to do.
     pub(crate) fn add_flags(&self, bits: u64) {
         self.words[FLAGS].fetch_or(bits, Ordering::Relaxed);
+    }
+
+    pub(crate) fn drop_flags(&self, bits: u64) {
+        self.words[FLAGS].fetch_and(!bits, Ordering::Relaxed);
     }
 
     /// Who is making the published tenant `generation` longer, if anybody.

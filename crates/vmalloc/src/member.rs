@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use vmalloc_core::{
-    Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Publish, Recovered, ShareError,
-    Token,
+    Area, AreaId, AttachError, Engine, Freed, Owner, Pages, Prot, Publish, PurgeError, Purged,
+    Recovered, ShareError, Token,
 };
 
 /// Where the members' bytes are: far past the end of any pool.
@@ -227,6 +227,11 @@ impl Member {
         if freed.over_limit {
             let _ = self.engine().relieve();
         }
+    }
+
+    /// Purges what nobody used since the last time, of all members.
+    pub(crate) fn decay(&self) -> Result<Purged, PurgeError> {
+        if self.is_forked() { Ok(Purged::default()) } else { self.engine().decay() }
     }
 
     /// The slots of members other than this one that are not free.

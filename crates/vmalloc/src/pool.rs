@@ -232,6 +232,16 @@ impl Pool {
         }
     }
 
+    /// Gives the frames of what was parked already when this was called last back to the system: who
+    /// calls it at intervals keeps warm what is used, and no more. [`Pool::watch_and_decay`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`PurgeError`]; what was not purged is still parked.
+    pub fn decay(&self) -> Result<Purged, PurgeError> {
+        self.member.decay()
+    }
+
     /// Recovers what members that died held. Joining does it, and an allocation that finds no
     /// room; call it to see what it finds.
     pub fn recover(&self) -> Recovered {

@@ -1,4 +1,5 @@
-//! A watcher: recovers members that died while nobody here calls a verb.
+//! A watcher: recovers members that died while nobody here calls a verb, and gives back what nobody
+//! uses.
 //!
 //! A thread that asks for each other member's lock every tenth of a second, and recovers those
 //! whose it gets: one system call a member and look, 1 µs or so; so for 63 others less than a
@@ -12,7 +13,7 @@ use crate::pool::Pool;
 use crate::spread::Spread;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a death may stay unseen.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -30,6 +31,7 @@ pub struct Watcher {
 #[derive(Debug)]
 struct Shared {
     member: Arc<Spread<Member>>,
+    decay_every: Option<Duration>,
     is_over: Mutex<bool>,
     over: Condvar,
 }
@@ -54,12 +56,28 @@ impl Pool {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn watch(&self) -> std::io::Result<Watcher> {
+        self.begin(None)
+    }
+
+    /// The same, and gives back what nobody used for a while: what is parked for `every`, or at most
+    /// twice as long, goes to the system, in flushes of up to 64 areas. One a pool and machine: with
+    /// two, what one marked a moment ago is old to the other. For memory that is to stay warm, ten
+    /// seconds say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pool::watch`].
+    pub fn watch_and_decay(&self, every: Duration) -> std::io::Result<Watcher> {
+        self.begin(Some(every))
+    }
+
+    fn begin(&self, decay_every: Option<Duration>) -> std::io::Result<Watcher> {
         let member = Arc::clone(self.member());
         if member.is_forked() {
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, crate::error::FORKED));
         }
         let (is_over, over) = (Mutex::new(false), Condvar::new());
-        let shared = Arc::new(Shared { member, is_over, over });
+        let shared = Arc::new(Shared { member, decay_every, is_over, over });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("vmalloc-watch".into());
         let thread = Some(thread.spawn(move || of_thread.look_until_over())?);
@@ -70,10 +88,16 @@ impl Pool {
 impl Shared {
     fn look_until_over(&self) {
         let mut is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decayed = Instant::now();
         while !*is_over {
             // Not under the mutex: whoever ends the watch sets the flag at once.
             drop(is_over);
             self.member.recover_dead();
+            if self.decay_every.is_some_and(|every| decayed.elapsed() >= every) {
+                // What cannot go now is tried again later.
+                let _ = self.member.decay();
+                decayed = Instant::now();
+            }
             is_over = self.is_over.lock().unwrap_or_else(PoisonError::into_inner);
             let waited = self.over.wait_timeout_while(is_over, LOOK_EVERY, |is_over| !*is_over);
             is_over = waited.unwrap_or_else(PoisonError::into_inner).0;

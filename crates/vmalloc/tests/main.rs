@@ -10,6 +10,7 @@ mod budget;
 mod carved;
 mod conformance;
 mod crash;
+mod decay;
 mod each_point;
 mod each_step_fails;
 mod examples;

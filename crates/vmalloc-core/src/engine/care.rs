@@ -43,7 +43,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn purge_step(&self) -> Result<Purged, PurgeError> {
-        purge_step(&self.context, Pages(u64::MAX))
+        purge_step(&self.context, Pages(u64::MAX), |_| true)
     }
 
     /// Purges for one shootdown if more is parked than the high mark allows, towards the low one:
@@ -79,7 +79,7 @@ impl<'a, M: Machine> Engine<'a, M> {
     pub fn drain_step(&self) -> Result<Purged, PurgeError> {
         match self.over_low() {
             Pages(0) => Ok(Purged::default()),
-            over => purge_step(&self.context, over),
+            over => purge_step(&self.context, over, |_| true),
         }
     }
 
@@ -143,6 +143,6 @@ impl<M: Machine> Shrinker for Engine<'_, M> {
 
     /// At most 64 areas, the largest first.
     fn scan(&self, want: Pages) -> Pages {
-        purge_step(&self.context, want).map_or(Pages(0), |purged| purged.pages)
+        purge_step(&self.context, want, |_| true).map_or(Pages(0), |purged| purged.pages)
     }
 }

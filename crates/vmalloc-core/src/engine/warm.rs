@@ -29,7 +29,7 @@ use crate::tag::Tag;
 use crate::units::{Extent, PAGE_SIZE, PageRange, VirtAddr, Vpn};
 
 /// What else a free has to do for an area with one of these.
-const DUE: u64 = flags::NO_REUSE | flags::RESET_PERMS;
+const DUE: u64 = flags::NO_REUSE | flags::RESET_PERMS | flags::OLD;
 
 impl<M: Machine> Engine<'_, M> {
     /// Parks the area whose first byte is `addr`, if that is all there is to do.
@@ -104,7 +104,7 @@ impl<M: Machine> Engine<'_, M> {
         let start = self.start_of(id)?;
         let shape = record.shape();
         let pages = context.machine.shows(Backing(shape.backing), frames)?;
-        if shape.flags != flags::VMAP | prot.to_flags() || shape.pages != pages {
+        if shape.flags & !flags::OLD != flags::VMAP | prot.to_flags() || shape.pages != pages {
             return None;
         }
         let generation = next_generation(parked.generation);

@@ -177,7 +177,7 @@ impl World {
         }
         let own = |held: &Held| held.owner == Some(who) && !held.published && !held.freed;
         match act {
-            Act::Alloc { .. } | Act::PurgeStep | Act::Purge => Some(None),
+            Act::Alloc { .. } | Act::PurgeStep | Act::Purge | Act::Decay => Some(None),
             Act::Free { nth } => {
                 let its = |held: &Held| held.owner.is_none_or(|owner| owner == who) && !held.freed;
                 oracle.nth(nth, its).map(Some)
@@ -252,6 +252,7 @@ impl World {
                 Came::Done(engine.purge_step().map(|_| ()).map_err(|e| e.to_string()))
             }
             Act::Purge => Came::Done(engine.purge().map(|_| ()).map_err(|e| e.to_string())),
+            Act::Decay => Came::Done(engine.decay().map(|_| ()).map_err(|e| e.to_string())),
             Act::Recover { .. } => {
                 engine.recover(owner(self.recovering.get().expect("picked")));
                 Came::Done(Ok(()))

@@ -59,6 +59,8 @@ pub enum Act {
     PurgeStep,
     /// Purges everything.
     Purge,
+    /// Purges what was parked at the last decay, and marks the rest.
+    Decay,
     /// Is killed, at rest.
     Die,
     /// Recovers one of the dead.
@@ -121,7 +123,7 @@ impl Move {
     pub(super) fn any(random: &mut Random) -> Move {
         let (who, act) = (1 + random.index(MEMBERS), Act::any(random));
         let far = match act {
-            Act::Purge | Act::PurgeStep => 150,
+            Act::Purge | Act::PurgeStep | Act::Decay => 150,
             Act::Recover { .. } => 1_500,
             _ => 30,
         };
@@ -168,7 +170,8 @@ impl Act {
             }
             78..83 => Act::Store { nth },
             83..88 => Act::PurgeStep,
-            88..90 => Act::Purge,
+            88 => Act::Purge,
+            89 => Act::Decay,
             90..92 => Act::Die,
             _ => Act::Recover { nth },
         }

@@ -65,7 +65,7 @@ impl World {
     }
 
     fn purge(&self) {
-        purge::purge_step(&self.pool.context(1), Pages(u64::MAX)).unwrap();
+        purge::purge_step(&self.pool.context(1), Pages(u64::MAX), |_| true).unwrap();
     }
 
     /// The same member has the same area again, and publishes it.
