@@ -166,4 +166,20 @@ mod tests {
         assert_eq!(shared.map(now), [(Kind::Shared, Some(owner(1))), (Kind::Shared, None)]);
         assert_eq!(now(own.id), (Kind::Live, Some(owner(2))));
     }
+
+    /// Goal: what a member parked is nobody's once it has left, so that its successor zeroes it, and
+    /// what others parked is theirs still, and what they have given.
+    #[test]
+    fn who_leaves_disowns_what_it_parked() {
+        let pool = pool();
+        let (one, two) = (pool.engine(1), pool.engine(2));
+        let areas = [&one, &two].map(|engine| engine.vmalloc(&Request::bytes(4096)).unwrap());
+        let _ = (one.vfree(areas[0].addr()).unwrap(), two.vfree(areas[1].addr()).unwrap());
+        let gift = one.vmalloc(&Request::bytes(8192)).unwrap();
+        one.give(gift.id, gift.generation, Some(owner(2))).unwrap();
+        two.leave();
+        let owner_of = |area: &Area| one.areas().find(|one| one.id == area.id).unwrap().owner;
+        assert_eq!(areas.each_ref().map(owner_of), [Some(owner(1)), None]);
+        assert_eq!(owner_of(&gift), Some(owner(2)));
+    }
 }

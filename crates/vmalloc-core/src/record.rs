@@ -397,3 +397,6 @@ impl RawRecord {
 pub(crate) fn next_generation(generation: u64) -> u64 {
     ((generation + 1) & ((1 << 48) - 1)).max(1)
 }
+
+#[cfg(test)]
+mod tests;
