@@ -102,3 +102,78 @@ pub(crate) fn recover<M: Machine>(
     }
     record.end_growing(dead, generation);
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::proof::machine::{Pool, owner};
+    use crate::sync::AtomicU64;
+    use crate::{Geometry, PAGE_SIZE, Publish, Request};
+
+    const GEOMETRY: Geometry =
+        Geometry { granules: 16, small_granules: 16, members: 2, in_place: true };
+    const PAGE: u64 = PAGE_SIZE as u64;
+
+    fn pool() -> Pool {
+        Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Goal: a shared area is as long as its last grower asked for, in bytes, too; it never shrinks, and
+    /// its number changes with its pages only. Neither a frozen one grows nor another tenant.
+    #[test]
+    fn a_shared_area_grows_and_no_other() {
+        let pool = pool();
+        let (engine, context) = (pool.engine(1), pool.context(1));
+        let share = |how| {
+            let area = engine.vmalloc(&Request::bytes(200 * PAGE - 9)).unwrap();
+            engine.share(area.id, area.generation, how).unwrap()
+        };
+        let (shared, frozen) = (share(Publish::Shared), share(Publish::Frozen));
+        let grow = |bytes| engine.grow_shared(shared.area, shared.generation, bytes).unwrap();
+        let birth = || context.record(shared.area.0 as usize).shape().birth;
+        let first = birth();
+        let lengths = [(200 * PAGE, 200), (7, 200), (200 * PAGE - 9, 200)];
+        for (bytes, pages) in lengths {
+            let grown = grow(bytes);
+            assert_eq!((grown.bytes, grown.pages.len, birth()), (200 * PAGE, Pages(pages), first));
+        }
+        let grown = grow(210 * PAGE + 1);
+        assert_eq!((grown.bytes, grown.pages.len), (210 * PAGE + 1, Pages(211)));
+        assert_eq!(engine.look(&shared), Ok(grown));
+        assert_ne!(birth(), first);
+        let (frozen, generation) = (frozen.area, frozen.generation);
+        let refused = engine.grow_shared(frozen, generation, 201 * PAGE);
+        assert_eq!(refused, Err(ResizeError::Stale { generation }));
+        let generation = shared.generation + 1;
+        let refused = engine.grow_shared(shared.area, generation, 300 * PAGE);
+        assert_eq!(refused, Err(ResizeError::Stale { generation }));
+    }
+
+    /// Goal: of a member that died growing an area nothing stays but what it had published, and whoever
+    /// lives behind the area keeps its pages. Method: frames behind the length, and the machine's word
+    /// for them, as if it had come that far.
+    #[test]
+    fn what_a_dead_grower_added_goes_and_no_page_more() {
+        let pool = pool();
+        let (one, two) = (pool.engine(1), pool.context(2));
+        let area = |pages| one.vmalloc(&Request::bytes(pages * PAGE)).unwrap();
+        let [area, behind] = [area(200), area(200)];
+        assert!(behind.pages.start > area.pages.end());
+        let token = one.share(area.id, area.generation, Publish::Shared).unwrap();
+        let record = record_of(&two, token.area).unwrap();
+        record.begin_growing(owner(1), token.generation).unwrap();
+        let more = PageRange { start: area.pages.end(), len: Pages(20) };
+        pool.backed.lock().unwrap().extend(more.start.0..more.end().0);
+        let shape = record.shape();
+        record.lengthen(&Shape { backing: 220, ..shape });
+        recover(&two, record, owner(2), token.generation);
+        assert_eq!((pool.backed(), record.shape().backing), (420, 220), "another's");
+        recover(&two, record, owner(1), token.generation);
+        assert_eq!((pool.backed(), record.shape()), (400, shape));
+        let pages = behind.pages.start.0..behind.pages.end().0;
+        assert!(pages.into_iter().all(|page| pool.backed.lock().unwrap().contains(&page)));
+        assert_eq!(record.grower(token.generation), None);
+    }
+}

@@ -279,3 +279,6 @@ fn tag<M: Machine>(context: &Context<'_, M>, g: usize) -> Option<Tag> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod bystanders;

@@ -137,3 +137,6 @@ fn spot_elsewhere(tables: Tables<'_>, granule: usize, bits: u64, offset: u64) ->
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -306,3 +306,6 @@ pub(crate) struct Plan {
     pub(crate) flags: u64,
     pub(crate) caller: u64,
 }
+
+#[cfg(test)]
+mod tests;

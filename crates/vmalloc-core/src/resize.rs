@@ -200,3 +200,6 @@ fn room_for<M: Machine>(
 fn next_birth<M: Machine>(context: &Context<'_, M>) -> u64 {
     context.tables.counter(Counter::Births).fetch_add(1, Ordering::Relaxed).wrapping_add(1)
 }
+
+#[cfg(test)]
+mod tests;

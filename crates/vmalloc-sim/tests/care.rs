@@ -302,3 +302,29 @@ fn relieve_stops_at_the_low_mark_and_leaves_what_lives_between() {
         assert_eq!(engine.verify().map(|seen| (seen.areas, seen.parked)), Ok((100, 100)));
     });
 }
+
+/// Goal: `relieve` takes chunks that lie further apart than a flush has ranges for. Method: 100 areas with
+/// granules of their own and 20 in use between them.
+#[test]
+fn relieve_takes_more_chunks_than_a_flush_has_ranges() {
+    let config = KernelConfig { lazy_pages_max: Pages(64), ..KernelConfig::default() };
+    SimKernel::run(config, |kernel| {
+        let engine = kernel.engine(0);
+        let request = Request::bytes(PAGE).align_bytes(1 << 20);
+        let areas: Vec<Area> = (0..120).map(|_| engine.vmalloc(&request).unwrap()).collect();
+        let (kept, parked): (Vec<Area>, Vec<Area>) =
+            areas.iter().partition(|area| (area.pages.start.0 >> 8) % 6 == 0);
+        assert_eq!((kept.len(), parked.len()), (20, 100));
+        kept.iter()
+            .for_each(|area: &Area| kernel.cpu(0).store(area.addr(), area.addr().0).unwrap());
+        for area in &parked {
+            let _ = engine.vfree(area.addr()).unwrap();
+        }
+        let relieved = engine.relieve().unwrap();
+        assert_eq!((relieved.areas, relieved.flushes), (parked.len(), 1));
+        for area in kept {
+            assert_eq!(kernel.cpu(0).load(area.addr()), Ok(area.addr().0));
+        }
+        assert_eq!(kernel.verify(), Ok(()));
+    });
+}

@@ -21,7 +21,7 @@ const HANG: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(2);
 /// What the tests of one mutant take together without it, at most: to see that a mutant is missed takes
 /// all of them, and the slow ones, which are tried last, notice little that the others do not.
-const ENOUGH: Duration = Duration::from_secs(4);
+const ENOUGH: Duration = Duration::from_secs(2);
 /// The memory that a test may have, in KiB: a mutant may ask for all there is.
 const MEMORY: &str = "ulimit -v 8388608 && exec \"$@\"";
 /// Begins the line with which the copy tells that a function is reached.
