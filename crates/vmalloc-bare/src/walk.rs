@@ -114,6 +114,7 @@ impl<F: Format, M: TableMem> Walker<F, M> {
     }
 
     /// A table with these entries, that nothing leads to.
+    #[track_caller]
     pub(crate) fn new_table(&self, entry: impl Fn(usize) -> u64) -> Option<Pfn> {
         let pfn = self.mem.take()?;
         for (index, word) in self.mem.table(pfn).iter().enumerate() {

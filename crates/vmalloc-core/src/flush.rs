@@ -140,6 +140,7 @@ impl<const N: usize> PendingFlush<N> {
     ///
     /// [`FlushError`]: the areas go back to the lazy list, to be unmapped and flushed again.
     #[inline(always)] // a kilobyte that would be copied
+    #[track_caller] // a test asks whose flush it was
     pub(crate) fn flush(self, machine: &impl Machine) -> Result<Flushed<N>, FlushError> {
         if !is_planted(Bug::MissingFlush) {
             machine.flush(self.ranges.as_slice())?;

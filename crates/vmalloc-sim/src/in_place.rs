@@ -11,8 +11,9 @@
 
 pub mod subject;
 
+use crate::faults::Site;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{
@@ -79,6 +80,8 @@ pub struct Pool {
     camera: RefCell<Option<Vec<Photo>>>,
     calls: RefCell<Vec<Call>>,
     fails: RefCell<Option<usize>>,
+    fails_then: Cell<Option<Call>>,
+    sites: RefCell<Option<BTreeSet<Site>>>,
     /// Pages that were ever backed: each backing is told from the last one at its place.
     births: Cell<u64>,
     /// A CPU's: page, and the birth that it saw.
@@ -130,6 +133,8 @@ impl Pool {
             camera: RefCell::new(None),
             calls: RefCell::default(),
             fails: RefCell::new(None),
+            fails_then: Cell::new(None),
+            sites: RefCell::new(None),
             births: Cell::new(0),
             tlbs: RefCell::new(vec![BTreeMap::new(); (geometry.members + 1) * CPUS_PER_MEMBER]),
             flushes: Cell::new(0),
@@ -230,6 +235,24 @@ impl Pool {
     pub fn fail(&self, n: Option<usize>) {
         self.calls.borrow_mut().clear();
         *self.fails.borrow_mut() = n;
+        self.fails_then.set(None);
+    }
+
+    /// The same, and every `then` from that call on: what undoes a failure fails, too.
+    pub fn fail_and_then(&self, n: usize, then: Call) {
+        self.fail(Some(n));
+        self.fails_then.set(Some(then));
+    }
+
+    /// From here on it is remembered which lines call the machine where it may fail.
+    pub fn note_sites(&self) {
+        self.sites.borrow_mut().get_or_insert_default();
+    }
+
+    /// Which did.
+    #[must_use]
+    pub fn sites(&self) -> BTreeSet<Site> {
+        self.sites.borrow().clone().unwrap_or_default()
     }
 
     fn click(&self, when: &str) {
@@ -239,14 +262,22 @@ impl Pool {
         }
     }
 
-    /// Notes a call; whether it must fail. `None`: the caller is dead, and nothing may happen.
+    /// Notes a call, and whose it is; whether it must fail. `None`: the caller is dead, and nothing
+    /// may happen.
+    #[track_caller]
     fn call(&self, call: Call) -> Option<bool> {
         if !step() {
             return None;
         }
         self.click(&format!("before {call:?}"));
         self.calls.borrow_mut().push(call);
-        Some(*self.fails.borrow() == Some(self.calls.borrow().len() - 1))
+        if let Some(sites) = &mut *self.sites.borrow_mut() {
+            let asks = std::panic::Location::caller();
+            sites.insert(Site { file: asks.file(), line: asks.line() });
+        }
+        let (number, fails) = (self.calls.borrow().len() - 1, *self.fails.borrow());
+        let follows = fails.is_some_and(|n| number > n) && self.fails_then.get() == Some(call);
+        Some(fails == Some(number) || follows)
     }
 }
 
@@ -299,6 +330,7 @@ impl Machine for InPlace<'_> {
         self.0.call(Call::MayWait) != Some(true)
     }
 
+    #[track_caller]
     fn commit_words(&self, words: Range<usize>) -> Result<(), NoMetadata> {
         if self.0.call(Call::CommitWords) == Some(true) {
             return Err(NoMetadata { bytes: words.len() as u64 * 8 });
@@ -306,6 +338,7 @@ impl Machine for InPlace<'_> {
         Ok(())
     }
 
+    #[track_caller]
     fn back(&self, pages: PageRange, _policy: FramePolicy) -> Result<Backing, BackError> {
         let Some(fails) = self.0.call(Call::Back) else { return Ok(Backing(pages.len.0)) };
         let mut ground = self.0.ground.borrow_mut();
@@ -337,6 +370,7 @@ impl Machine for InPlace<'_> {
         true
     }
 
+    #[track_caller]
     fn map(&self, view: &View) -> Result<(), MapError> {
         match self.0.call(Call::Map) {
             Some(true) => return Err(MapError::Refused { errno: 12 }),
@@ -350,6 +384,7 @@ impl Machine for InPlace<'_> {
         Ok(())
     }
 
+    #[track_caller]
     fn extend(
         &self,
         view: &View,
@@ -360,6 +395,7 @@ impl Machine for InPlace<'_> {
         Ok(Backing(view.backing.0 + added.0))
     }
 
+    #[track_caller]
     fn map_more(&self, view: &View, more: PageRange) -> Result<(), MapError> {
         self.map(&View { pages: more, ..*view })
     }
@@ -404,6 +440,7 @@ impl Machine for InPlace<'_> {
         self.0.call(Call::Unmap);
     }
 
+    #[track_caller]
     fn flush(&self, ranges: &[PageRange]) -> Result<(), FlushError> {
         match self.0.call(Call::Flush) {
             Some(true) => return Err(FlushError { errno: 12 }),

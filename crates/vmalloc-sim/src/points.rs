@@ -103,6 +103,19 @@ fn words(len: usize) -> Vec<AtomicU64> {
 }
 
 impl<F: Frames, H: Hardware> World<'_, '_, F, H> {
+    /// What succeeded is there: every page shows a frame.
+    fn looks_at(&self, pages: PageRange) {
+        let hidden = |page: &u64| self.hardware.translate(Vpn(*page)).is_none();
+        let hidden = (pages.start.0..pages.end().0).find(hidden);
+        assert_eq!(hidden, None, "a page of {pages} that shows nothing");
+    }
+
+    /// Looks at an area, and frees it.
+    fn done_with(&self, area: &Area) {
+        self.looks_at(area.pages);
+        self.free(area);
+    }
+
     fn free(&self, area: &Area) {
         let _ = self.engine.free(area.id, area.generation).expect("an area that lives");
     }
@@ -113,20 +126,20 @@ fn prepare<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String
 }
 
 fn allocate<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String> {
-    w.free(&told("vmalloc", w.engine.vmalloc(&Request::bytes(40 * PAGE)))?);
+    w.done_with(&told("vmalloc", w.engine.vmalloc(&Request::bytes(40 * PAGE)))?);
     Ok(())
 }
 
 fn allocate_by_policy<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String> {
     let request = Request::bytes(20 * PAGE).below_log2(40);
-    w.free(&told("vmalloc below", w.engine.vmalloc(&request))?);
+    w.done_with(&told("vmalloc below", w.engine.vmalloc(&request))?);
     Ok(())
 }
 
 fn allocate_zeros<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String> {
     // With granules of its own, and a leaf table of its own.
     let request = Request::bytes(20 * PAGE).align_bytes(2 << 20);
-    w.free(&told("vzalloc", w.engine.vzalloc(&request))?);
+    w.done_with(&told("vzalloc", w.engine.vzalloc(&request))?);
     Ok(())
 }
 
@@ -134,7 +147,9 @@ fn resize<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String>
     let request = Request::bytes(9 * PAGE).align_bytes(1 << 20);
     let area = told("vmalloc", w.engine.vmalloc(&request))?;
     let to = |pages: u64| w.engine.resize(area.id, area.generation, pages * PAGE, true);
-    let done = told("grow", to(30)).and_then(|_| told("shrink", to(5)));
+    let done = told("grow", to(30))
+        .inspect(|grown| w.looks_at(grown.pages))
+        .and_then(|_| told("shrink", to(5)));
     w.free(&area);
     done.map(drop)
 }
@@ -143,7 +158,7 @@ fn reallocate<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), Str
     let request = |pages| Request::bytes(pages * PAGE);
     let area = told("vmalloc", w.engine.vrealloc(None, &request(3)))?.expect("three pages");
     match told("vrealloc", w.engine.vrealloc(Some(area.addr()), &request(45))) {
-        Ok(moved) => w.free(&moved.expect("forty-five pages")),
+        Ok(moved) => w.done_with(&moved.expect("forty-five pages")),
         Err(why) => {
             w.free(&area);
             return Err(why);
@@ -155,6 +170,7 @@ fn reallocate<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), Str
 fn vmap<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String> {
     let runs = pieces(w.frames, 20);
     let area = told("vmap", w.engine.vmap(&runs, Prot::READ_WRITE))?;
+    w.looks_at(area.pages);
     told("vunmap_at_once", w.engine.vunmap_at_once(area.addr())).map(drop)
 }
 
@@ -172,7 +188,7 @@ fn vmap_put_pages<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(),
     }
     taken.reverse();
     match told("vmap_put_pages", w.engine.vmap_put_pages(&taken, Prot::READ_WRITE)) {
-        Ok(area) => w.free(&area),
+        Ok(area) => w.done_with(&area),
         Err(why) => {
             give(&taken);
             return Err(why);
@@ -185,8 +201,9 @@ fn show_device<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), St
     let (engine, phys) = (w.engine, w.device.start.0 * PAGE);
     let runs: Vec<Extent> = (0..7).rev().map(|i| single(Pfn(w.device.start.0 + i))).collect();
     let area = told("vmap_pfn", engine.vmap_pfn(&runs, Prot::READ_WRITE))?;
-    w.free(&area);
+    w.done_with(&area);
     let registers = told("ioremap", engine.ioremap(phys + 5, 40 * PAGE, Cache::WriteBack))?;
+    w.looks_at(PageRange { start: registers.vpn(), len: Pages(41) });
     let _ = told("iounmap", engine.iounmap(registers))?;
     let ram = told("memremap", engine.memremap(w.frames[1].0 * PAGE, 9, Cache::WriteBack))?;
     told("memunmap", engine.memunmap(ram)).map(drop)
@@ -208,10 +225,12 @@ fn fill<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String> {
     let filled = || {
         let pieces = pieces(w.frames, 20);
         told("map_pages", w.engine.map_pages(id, generation, part(at, 3, 20), &pieces))?;
+        w.looks_at(part(at, 3, 20));
         // A huge leaf, where there are any: the part that is taken out of it lies across no end.
         let first = w.device.start.0.next_multiple_of(512);
         let huge = [Extent { start: Pfn(first), len: Pages(512) }];
         told("map_pages, huge", w.engine.map_pages(id, generation, part(at, 512, 512), &huge))?;
+        w.looks_at(part(at, 512, 512));
         told("unmap_pages", w.engine.unmap_pages(id, generation, part(at, 600, 9)))
     };
     let done = filled();
@@ -224,6 +243,7 @@ fn commit<F: Frames, H: Hardware>(w: &World<'_, '_, F, H>) -> Result<(), String>
     let area = told("get_vm_area", w.engine.get_vm_area(&request, Fill::Commit))?;
     let (id, generation, at) = (area.id, area.generation, area.pages);
     let filled = told("commit", w.engine.commit(id, generation, part(at, 3, 40)));
+    let filled = filled.inspect(|()| w.looks_at(part(at, 3, 40)));
     let done =
         filled.and_then(|()| told("decommit", w.engine.decommit(id, generation, part(at, 9, 20))));
     let _ = told("free_vm_area", w.engine.free_vm_area(id, generation))?;
@@ -254,6 +274,7 @@ fn remap<F: Frames, H: Hardware + Clone>(w: &World<'_, '_, F, H>) -> Result<(), 
     let shown = || {
         let _area =
             told("remap_vmalloc_range", w.engine.remap_vmalloc_range(&first, area.addr(), 0))?;
+        w.looks_at(first.pages());
         let at = second.pages().start.addr();
         let device =
             w.engine.remap_pfn_range(&second, at, w.device.start, 5 * PAGE, Cache::WriteBack);
@@ -286,6 +307,7 @@ fn map_ram<F: Frames, H: Hardware + Clone>(w: &World<'_, '_, F, H>) -> Result<()
     let ram = MapRam::new(&words, 1, window, w.hardware.clone()).expect("a window of one block");
     told("prepare map_ram", ram.prepare())?;
     let shown = told("vm_map_ram", ram.vm_map_ram(0, &pieces(w.frames, 7), Prot::READ_WRITE));
+    let shown = shown.inspect(|at| w.looks_at(*at));
     let shown = shown.map(|at| ram.vm_unmap_ram(at.start.addr(), at.len).expect("as mapped"));
     told("vm_unmap_aliases", ram.vm_unmap_aliases())?;
     assert!(ram.is_sound() && ram.usage().free == window.len);

@@ -165,28 +165,6 @@ impl Scenario {
 /// What one thread does to what all share.
 pub(crate) type Walk<W> = Box<dyn FnOnce(&W) + Send>;
 
-/// Runs the walks at once, the last of them on this thread: loom begins with that one.
-pub(crate) fn race<W: Send + Sync + 'static>(
-    world: &Arc<W>,
-    words: impl Fn(&W) -> &[AtomicU64],
-    mut walks: Vec<Walk<W>>,
-) {
-    explored::begin(words(world));
-    let last = walks.pop().expect("a walk");
-    let threads: Vec<_> = walks
-        .into_iter()
-        .map(|walk| {
-            let world = Arc::clone(world);
-            ::loom::thread::spawn(move || walk(&world))
-        })
-        .collect();
-    last(world);
-    for thread in threads {
-        thread.join().expect("a thread that panics ends the execution");
-    }
-    explored::end(words(world));
-}
-
 /// Runs the walks at once, and each of them first in some executions.
 ///
 /// Loom tries another order of two accesses where one of them changes a word and the *last* access

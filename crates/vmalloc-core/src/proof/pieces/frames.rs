@@ -4,7 +4,7 @@ extern crate std;
 
 use crate::frames::Buddy;
 use crate::platform::Frames as _;
-use crate::proof::explore::{Canary, Scenario, race};
+use crate::proof::explore::{Canary, Scenario, race_each_first};
 use crate::sync::explored::{self, Sequential};
 use crate::sync::{AtomicU64, Ordering};
 use crate::{Extent, Order, Pages, Pfn};
@@ -74,7 +74,7 @@ fn race_for(free: u64, orders: [u8; 2]) {
         }) as _
     };
     let walks = vec![user(orders[0]), user(orders[1])];
-    race(&world, |world| &world.words, walks);
+    race_each_first(&world, |world| &world.words, walks);
     assert_eq!(
         world.contents(),
         *used.lock().unwrap(),
@@ -92,7 +92,7 @@ fn frame_has_one_owner_who_sees_what_the_last_one_wrote() {
     fn body() {
         race_for(1, [0, 0]);
     }
-    let (preemptions, needs, canary) = (Some(2), Sequential::Plain, Canary::Unordered);
+    let (preemptions, needs, canary) = (Some(3), Sequential::Plain, Canary::Unordered);
     Scenario { name: "frames: two take the last", preemptions, needs, canary, body }.run();
 }
 
@@ -103,6 +103,6 @@ fn block_of_two_words_is_taken_whole_or_not_at_all() {
     fn body() {
         race_for(128, [7, 0]);
     }
-    let (preemptions, needs, canary) = (Some(2), Sequential::Plain, Canary::Unordered);
+    let (preemptions, needs, canary) = (Some(3), Sequential::Plain, Canary::Unordered);
     Scenario { name: "frames: two words against one", preemptions, needs, canary, body }.run();
 }

@@ -3,7 +3,7 @@
 extern crate std;
 
 use super::pool;
-use crate::proof::explore::{Canary, Scenario, race};
+use crate::proof::explore::{Canary, Scenario, race_each_first};
 use crate::proof::machine::{Pool, owner};
 use crate::record::{Kind, Record, Shape, State};
 use crate::sync::explored::Sequential;
@@ -63,7 +63,7 @@ fn record_is_claimed_by_one() {
     fn body() {
         let world = World::new();
         let walks = (1..=2).map(|who| Box::new(move |w: &World| w.live(who)) as _).collect();
-        race(&world, |w| &w.pool.words, walks);
+        race_each_first(&world, |w| &w.pool.words, walks);
         assert!(world.record().is_free());
     }
     let (preemptions, needs) = (None, Sequential::Plain);
@@ -76,7 +76,7 @@ fn record_is_claimed_by_one() {
                 w.record().set_state(State::new(Kind::Live, None, 1));
             }
         };
-        race(&world, |w| &w.pool.words, vec![Box::new(claim), Box::new(claim)]);
+        race_each_first(&world, |w| &w.pool.words, vec![Box::new(claim), Box::new(claim)]);
     });
     Scenario { name: "record: two claim it", preemptions, needs, canary, body }.run();
 }
@@ -91,7 +91,7 @@ fn record_snapshot_is_of_one_tenant() {
             w.live(1);
             w.live(2);
         };
-        race(&world, |w| &w.pool.words, vec![Box::new(twice), Box::new(World::look)]);
+        race_each_first(&world, |w| &w.pool.words, vec![Box::new(twice), Box::new(World::look)]);
     }
     let (preemptions, needs) = (Some(3), Sequential::Plain);
     let canary = Canary::Unordered;
