@@ -206,3 +206,6 @@ fn verify_pages<M: Machine>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,3 +124,25 @@ fn one_large_area_that_comes_and_goes_is_counted_in_its_lane() {
     }
     assert_eq!(shown(), 1000);
 }
+
+/// Goal: nothing of the last tenant stays in the record of the next but that it has presence cells, be it
+/// its own or another's. Method: an area that a user may see, shared, with a caller; then a plain one.
+#[test]
+fn a_tenant_says_nothing_of_the_last_one() {
+    for next in [1, 2] {
+        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
+        let pool = Pool::new(GEOMETRY, words);
+        let (engine, next) = (pool.engine(1), pool.engine(next));
+        let first = engine.vmalloc(&Request::bytes(9000).user().caller(7)).unwrap();
+        assert_eq!(first.flags, flags::USERMAP);
+        engine.share(first.id, first.generation, crate::Publish::Shared).unwrap();
+        let _ = engine.detach(first.id, first.generation);
+        let _ = engine.vfree(first.addr()).unwrap();
+        let area = next.vmalloc(&Request::bytes(8193).caller(8)).unwrap();
+        assert_eq!((area.id, next.stats().revives), (first.id, 1), "revived");
+        assert_eq!((area.flags, area.caller, area.bytes), (flags::CELLS, 8, 8193));
+        let _ = next.vfree(area.addr()).unwrap();
+        let area = next.vmalloc(&Request::bytes(8194).caller(9)).unwrap();
+        assert_eq!((area.flags, area.caller, area.bytes), (flags::CELLS, 9, 8194), "its own");
+    }
+}
