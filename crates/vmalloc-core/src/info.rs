@@ -298,3 +298,6 @@ pub(crate) fn stats<M: Machine>(context: &Context<'_, M>) -> Stats {
     }
     stats
 }
+
+#[cfg(test)]
+mod tests;

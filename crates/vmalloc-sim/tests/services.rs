@@ -166,34 +166,44 @@ fn a_kernel_gives_no_area_away() {
 }
 
 /// Goal: `verify` looks at the tables: a page of an area that shows nothing is told, and a guard page
-/// that shows something; not a reservation, which may show nothing. Method: a page unmapped by hand, and
-/// one mapped behind the area.
+/// that shows something. Method: a page unmapped by hand, and one mapped behind the area; of an area that is to be
+/// reused, of one that is not, and of one that is parked.
 #[test]
 fn verify_tells_what_the_tables_should_not_show() {
+    const PLAIN: Request = Request::bytes(3 * 4096);
     SimKernel::run(KernelConfig { frames: Pages(64), ..KernelConfig::default() }, |kernel| {
         let (engine, space) = (kernel.engine(0), kernel.space(0));
-        let area = engine.vmalloc(&Request::bytes(3 * 4096)).unwrap();
-        let pages =
-            |first: u64, len| PageRange { start: Vpn(area.pages.start.0 + first), len: Pages(len) };
-        assert_eq!(engine.verify().map(|seen| seen.pages), Ok(Pages(3)));
-        let frame = kernel.frames().take(Order(0)).unwrap();
-        let run = Extent { start: frame, len: Pages(1) };
-        space.map_run(pages(3, 1).start, run, Prot::READ).unwrap();
-        let guard = pages(3, 1).start;
-        assert_eq!(engine.verify(), Err(VerifyError::GuardMapped { page: guard }));
-        space.unmap_run(pages(3, 1));
-        assert!(engine.verify().is_ok());
-        for page in [0, 2] {
-            let shown = Extent {
-                start: engine.vmalloc_to_pfn(pages(page, 1).start.addr()).unwrap(),
-                len: Pages(1),
+        for (request, parked) in [(PLAIN, false), (PLAIN.no_reuse(), false), (PLAIN, true)] {
+            let area = engine.vmalloc(&request).unwrap();
+            if parked {
+                let _ = engine.vfree(area.addr()).unwrap();
+            }
+            let pages = |first: u64, len| PageRange {
+                start: Vpn(area.pages.start.0 + first),
+                len: Pages(len),
             };
-            space.unmap_run(pages(page, 1));
-            let page = pages(page, 1).start;
-            assert_eq!(engine.verify(), Err(VerifyError::Unmapped { page }));
-            space.map_run(page, shown, Prot::READ_WRITE).unwrap();
+            assert_eq!(engine.verify().map(|seen| seen.pages), Ok(Pages(3)));
+            let frame = kernel.frames().take(Order(0)).unwrap();
+            let run = Extent { start: frame, len: Pages(1) };
+            space.map_run(pages(3, 1).start, run, Prot::READ).unwrap();
+            let guard = pages(3, 1).start;
+            assert_eq!(engine.verify(), Err(VerifyError::GuardMapped { page: guard }));
+            space.unmap_run(pages(3, 1));
+            assert!(engine.verify().is_ok());
+            for page in [0, 2] {
+                let shown = Extent {
+                    start: space.translate(pages(page, 1).start).unwrap().0,
+                    len: Pages(1),
+                };
+                space.unmap_run(pages(page, 1));
+                let page = pages(page, 1).start;
+                assert_eq!(engine.verify(), Err(VerifyError::Unmapped { page }));
+                space.map_run(page, shown, Prot::READ_WRITE).unwrap();
+            }
+            kernel.frames().give(run);
+            let _ = engine.vfree(area.addr());
+            engine.purge().unwrap();
         }
-        kernel.frames().give(run);
         assert_eq!(kernel.verify(), Ok(()));
     });
 }

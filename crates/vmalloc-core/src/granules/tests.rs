@@ -232,3 +232,103 @@ fn run_on_a_grid_begins_at_a_place_of_the_grid() {
     assert_eq!(granules.take_on(grid.clone(), 0, 3, 1), Some(53));
     assert_eq!(granules.take_on(grid, 0, GRANULES, 1), None);
 }
+
+/// Goal: granules in a range are this member's when they are taken, lie in the range, and are refused with the longest
+/// run that the range has. Method: ranges whose ends are no granules' ends, around one that is taken.
+#[test]
+fn granules_in_a_range_are_claimed_there() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    let pages = |start, end| PageRange { start: crate::Vpn(start), len: Pages(end - start) };
+    let range = pages(10 * GRANULE_PAGES - 1, 20 * GRANULE_PAGES + 1);
+    let take = |span| granules.take_within(range, Pages(span * GRANULE_PAGES), 1);
+    assert_eq!(take(3), Ok(10));
+    let held = Some(Tag::Held(granules.me));
+    let tag = |g| Tag::decode(granules.tables.tag(g).load(Ordering::SeqCst));
+    assert_eq!([9, 10, 12, 13].map(tag), [Some(Tag::Free), held, held, Some(Tag::Free)]);
+    assert_eq!(take(8), Err(NoRun { largest: 7 }));
+    assert_eq!(take(7), Ok(13));
+    assert_eq!(take(1), Err(NoRun { largest: 0 }));
+    let last = pages(298 * GRANULE_PAGES, 300 * GRANULE_PAGES);
+    assert_eq!(granules.take_within(last, Pages(2 * GRANULE_PAGES), 1), Ok(298));
+}
+
+/// Goal: granules on a grid begin at a place of it and at a multiple in the window's own count, and lie
+/// nowhere else. Method: every grid of 4 granules, in windows that begin at each of four granules.
+#[test]
+fn granules_on_a_grid_begin_at_a_place_of_it() {
+    for (window, start) in (0..4).flat_map(|window| (0..9).map(move |start| (window, start))) {
+        let geometry = geometry(1);
+        let words = words(&geometry);
+        let tables = Tables::new(&words, geometry).unwrap();
+        let granules = Granules { phase: window, ..granules(tables, 1) };
+        for align in [1, 2, 4] {
+            let taken = granules.take_on(start..start + 4, 0, 3, align);
+            let fits = (start + window).is_multiple_of(align);
+            assert_eq!(taken.is_some(), fits, "window at {window}, grid from {start}, by {align}");
+            if let Some(at) = taken {
+                assert_eq!((at % 4, (at + window) % align), (start % 4, 0));
+                granules.abandon(at..at + 3);
+            }
+        }
+        assert_eq!(granules.take_on(start..start + 3, 0, 1, 2), None, "no place is like another");
+    }
+}
+
+/// Goal: a run grows up to the end of its part of the window and no further.
+#[test]
+fn a_run_grows_up_to_the_end() {
+    let geometry = geometry(1);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    assert_eq!(granules.take(0, 290, 1), Ok(0));
+    assert_eq!(granules.take(0, 2, 1), Ok(290));
+    granules.publish(290..292, Tag::Solo { granules: 2 });
+    assert!(!granules.extend(290, 2, 11), "beyond the window");
+    assert!(granules.extend(290, 2, 4) && granules.extend(290, 4, 10));
+    assert!(!granules.extend(290, 10, 11));
+    assert_eq!(granules.largest(0), 0);
+}
+
+/// Goal: a chunk is given back if nobody lives in it, once, and told so; a granule goes with its head
+/// only, and a head while it is on its way back by this member only.
+#[test]
+fn a_chunk_is_given_back_once() {
+    let geometry = geometry(2);
+    let words = words(&geometry);
+    let granules = granules(Tables::new(&words, geometry).unwrap(), 1);
+    let class = Class::for_span(Pages(3));
+    let len = class.chunk_granules();
+    assert_eq!(granules.take(0, len, 1), Ok(0));
+    granules.publish(0..len, Tag::Chunk(class));
+    let record = Record::of(granules.tables, 0, 2);
+    let mine = record.claim(granules.me).unwrap();
+    granules.tables.taken(0).store(1 << 2, Ordering::SeqCst);
+    assert_eq!(
+        (granules.idle_at(0), granules.retire_idle(), granules.retire(0)),
+        (0, false, false)
+    );
+    record.step(mine, crate::record::State { kind: crate::record::Kind::Free, ..mine });
+    granules.tables.taken(0).store(0, Ordering::SeqCst);
+    assert_eq!((granules.idle_at(0), granules.idle_at(1)), (len, 0));
+    assert_eq!((granules.retire_idle(), granules.retire_idle()), (true, false));
+    assert_eq!(granules.largest(0), GRANULES);
+
+    let other = Owner::new(2).unwrap();
+    let body = |head| Tag::Body { head, owner: other };
+    let drain = |owner| Tag::Drain { owner, granules: 2, class: None };
+    for (g, tag, head, goes) in [
+        (6, body(5), 5, true),
+        (6, body(5), 4, false),
+        (6, body(6), 6, false),
+        (5, drain(granules.me), 5, true),
+        (5, drain(granules.me), 4, false),
+        (5, drain(other), 5, false),
+        (5, Tag::Solo { granules: 1 }, 5, false),
+    ] {
+        granules.tables.tag(g).store(tag.encode(), Ordering::SeqCst);
+        granules.free_if_of(g, head);
+        assert_eq!(granules.is_free(g), goes, "{tag:?} at {g}, of {head}");
+    }
+}
