@@ -41,6 +41,8 @@ mod table;
 
 #[cfg(loom)]
 mod proof;
+#[cfg(test)]
+mod tests;
 
 pub use check::CacheStats;
 pub use error::{AllocError, CacheError, FreeError, InUse, VerifyError};

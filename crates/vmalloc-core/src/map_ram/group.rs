@@ -254,7 +254,11 @@ fn run_before(bits: u64, first: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+    use crate::sync::stepped::{Access, with_watch};
+    use std::cell::Cell;
 
     /// Goal: the bit tricks are what they say. Method: against a walk bit by bit, for patterns
     /// with runs of all lengths.
@@ -311,5 +315,52 @@ mod tests {
             group.ends().fetch_and(!(1 << beside), Ordering::AcqRel);
             assert_eq!(group.close(5, 1), Ok(()));
         }
+    }
+
+    /// Goal: of two who close one run the second is told that there is none, whenever the first
+    /// comes. Method: he comes before each access of the second, loads among them.
+    #[test]
+    fn regress_second_of_two_unmaps_was_told_of_a_wrong_count() {
+        type Shared = [AtomicU64; GROUP_WORDS];
+        std::thread_local! {
+            static WORDS: Shared = const { [const { AtomicU64::new(0) }; GROUP_WORDS] };
+            /// Accesses until the first comes; what he was told.
+            static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+            static FIRST: Cell<Option<Result<(), NotARun>>> = const { Cell::new(None) };
+        }
+        fn first_comes(_: Access) {
+            match LEFT.get() {
+                Some(0) => {
+                    LEFT.set(None); // his own accesses are told, too
+                    let closed = WORDS.with(|words| Group::new(words, Vpn(0)).close(7, 5));
+                    FIRST.set(Some(closed));
+                }
+                Some(left) => LEFT.set(Some(left - 1)),
+                None => {}
+            }
+        }
+        let mut late = 0;
+        for access in 0.. {
+            FIRST.set(None);
+            let second = WORDS.with(|words| {
+                words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                let group = Group::new(words, Vpn(0));
+                assert_eq!(group.take(12), Some(0));
+                group.open(7, 5);
+                LEFT.set(Some(access));
+                let second = with_watch(first_comes, || group.close(7, 5));
+                LEFT.set(None);
+                second
+            });
+            match FIRST.get() {
+                Some(Ok(())) => assert_eq!(second, Err(NotARun::Dead), "access {access}"),
+                Some(closed) => {
+                    assert_eq!((closed, second), (Err(NotARun::Dead), Ok(())), "access {access}");
+                    late += 1;
+                }
+                None => break,
+            }
+        }
+        assert!(late > 0, "the second was never done before the first came");
     }
 }
