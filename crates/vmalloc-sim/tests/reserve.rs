@@ -314,3 +314,45 @@ fn threads_fill_parts_of_one_reservation() {
         assert_eq!(kernel.verify(), Ok(()));
     });
 }
+
+/// Goal: nothing is filled of an area that is freed, or that is another tenant's by now.
+#[test]
+fn a_reservation_that_is_gone_is_not_filled() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let area = reservation(kernel, 10, Fill::Commit);
+        let generation = area.generation + 1;
+        let stale = Err(FillError::Stale { generation });
+        assert_eq!(engine.commit(area.id, generation, part(&area, 0, 1)), stale);
+        let _ = engine.free_vm_area(area.id, area.generation).unwrap();
+        let stale = Err(FillError::Stale { generation: area.generation });
+        assert_eq!(engine.commit(area.id, area.generation, part(&area, 0, 1)), stale);
+        assert_eq!(engine.decommit(area.id, area.generation, part(&area, 0, 1)), stale);
+        kernel.purge();
+        assert_eq!((kernel.frames_in_use(), kernel.verify()), (Pages(0), Ok(())));
+    });
+}
+
+/// Goal: a frame behind the last that there can be is refused, be it a device's or the caller's.
+#[test]
+fn no_frame_is_shown_that_there_cannot_be() {
+    SimKernel::run(CONFIG, |kernel| {
+        let engine = kernel.engine(0);
+        let device = reservation(kernel, 1, Fill::Device);
+        let sparse = reservation(kernel, 4, Fill::Frames);
+        for (pfn, len) in [((1 << 40) - 1, 2), (1 << 40, 1), (1 << 40, 3), (u64::MAX, 1)] {
+            let frames = run(Pfn(pfn), len);
+            let refused = Err(FillError::Back(BackError::NoSuchFrames { run: frames }));
+            let (id, generation) = (sparse.id, sparse.generation);
+            let part = part(&sparse, 0, len);
+            assert_eq!(engine.map_pages(id, generation, part, &[frames]), refused);
+            if len == 1 {
+                let (id, generation, whole) = (device.id, device.generation, device.pages);
+                let pfn = frames.start;
+                let shown = engine.ioremap_page_range(id, generation, whole, pfn, Cache::Uncached);
+                assert_eq!(shown, refused);
+            }
+        }
+        assert_eq!(kernel.verify(), Ok(()));
+    });
+}

@@ -115,15 +115,19 @@ pub fn graft(source: &str, mutants: &mut [Mutant]) -> (String, Vec<(usize, Range
 /// What stands between the braces of a function's body, if it can be arms: not of a `const fn`,
 /// and not of one whose type is known by its body alone.
 fn body(function: &[char]) -> Option<Range<usize>> {
-    let (mut signature, mut i) = (String::new(), 0);
+    let (mut signature, mut i, mut depth) = (String::new(), 0, 0);
     loop {
         match function.get(i)? {
             '/' if function.get(i + 1) == Some(&'/') => {
                 i += function[i..].iter().position(|c| *c == '\n')?;
             }
             '"' => i += 1 + function[i + 1..].iter().position(|c| *c == '"')?,
-            '{' => break,
-            c => signature.push(*c),
+            '{' if depth == 0 => break,
+            c => {
+                // A pattern among the arguments has braces of its own.
+                depth += i32::from(*c == '(') - i32::from(*c == ')');
+                signature.push(*c);
+            }
         }
         i += 1;
     }
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     const SOURCE: &str =
-        "/// A {.\nfn f(é: u8) -> u8 {\n    é + 1\n}\nconst fn g() -> u8 { 1 + 2 }\n";
+        "/// A {.\nfn f(T { é }: T) -> u8 {\n    é + 1\n}\nconst fn g() -> u8 { 1 + 2 }\n";
 
     fn mutant(id: usize, function: [(usize, usize); 2], line: usize, column: usize) -> Mutant {
         let span = [(line, column), (line, column + 1)];
@@ -152,7 +156,7 @@ mod tests {
         let (text, arms) = graft(SOURCE, &mut mutants);
         let arm =
             "\n7 => {\n    é - 1\n\n}\n_ => {\n    é + 1\n} } }\nconst fn g() -> u8 { 1 + 2 }\n";
-        let head = "/// A {.\nfn f(é: u8) -> u8 { match crate::mutation::chosen(7) {";
+        let head = "/// A {.\nfn f(T { é }: T) -> u8 { match crate::mutation::chosen(7) {";
         assert_eq!(text, format!("{head}{arm}"));
         assert_eq!(arms, [(7, 3..7)]);
         assert_eq!(mutants.each_ref().map(|m| m.outcome), [Outcome::Missed, Outcome::NotRun]);

@@ -155,3 +155,27 @@ fn last_chunk_of_a_class_is_kept_until_its_pages_are_wanted() {
     let grown = engine.resize(solo.id, solo.generation, 600 * 4096, false).unwrap();
     assert_eq!(grown.pages.len, Pages(600));
 }
+
+/// Goal: a tag names no slot that its chunk does not have, and none beyond the window, whatever it says.
+/// Method: the last place of the window at which each class fits, and the next.
+#[test]
+fn a_tag_names_no_slot_beyond_its_chunk_or_the_window() {
+    let id = |head: usize, slot: usize| head * SLOTS_MAX + slot;
+    for class in (0..crate::class::SLOT_CLASSES).filter_map(Class::from_index) {
+        let (tag, last) = (Tag::Chunk(class), GRANULES - class.chunk_granules());
+        let slots = class.slots();
+        let pages = super::slot_of(tag, GRANULES, id(last, slots - 1)).unwrap();
+        assert!(pages.end().0 <= GRANULES as u64 * 128 && pages.len == class.stride());
+        if slots < SLOTS_MAX {
+            assert_eq!(super::slot_of(tag, GRANULES, id(last, slots)), None);
+        }
+        assert_eq!(super::slot_in_chunk(class, GRANULES, last, slots), None);
+        assert_eq!(super::slot_of(tag, GRANULES, id(last + 1, 0)), None);
+    }
+    let solo =
+        |head, granules, slot| super::slot_of(Tag::Solo { granules }, GRANULES, id(head, slot));
+    let pages = PageRange { start: crate::Vpn(36 * 128), len: Pages(4 * 128) };
+    assert_eq!(solo(36, 4, 0), Some(pages));
+    assert_eq!([solo(36, 5, 0), solo(36, 4, 1), solo(37, 4, 0)], [None; 3]);
+    assert_eq!(super::slot_of(Tag::Free, GRANULES, 0), None);
+}
