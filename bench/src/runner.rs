@@ -200,6 +200,9 @@ pub fn ns_in_batches<Work: FnMut()>(
 ) -> f64 {
     let barrier = std::sync::Barrier::new(threads);
     let run = |thread: usize| {
+        if threads <= std::thread::available_parallelism().map_or(1, usize::from) {
+            have_a_cpu(thread);
+        }
         let mut work = start(thread);
         let span = |_| {
             barrier.wait();
@@ -226,6 +229,20 @@ pub fn ns_in_batches<Work: FnMut()>(
         wall(&of_batch).as_nanos() as f64 / operations
     };
     quantile(&(0..batches).map(each).collect::<Vec<f64>>(), 0.5)
+}
+
+/// Keeps this thread on the `nth` of the CPUs that it may use: two that share one CPU for a batch of
+/// 2 ms, because a scheduler has not moved them yet, would say nothing of what they do.
+fn have_a_cpu(nth: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let Some(cpu) = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).nth(nth) else {
+        return;
+    };
+    let mut mine = CpuSet::new();
+    mine.set(cpu);
+    // If it is refused the scheduler decides, as it does elsewhere.
+    let _ = sched_setaffinity(None, &mine);
 }
 
 /// From the first start to the last end.
