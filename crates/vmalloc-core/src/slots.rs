@@ -403,9 +403,11 @@ pub(crate) fn slot_and_tag(tables: Tables<'_>, id: usize) -> Option<(PageRange, 
         return None;
     }
     let bits = tables.tag(head).load(Ordering::Acquire);
-    let pages = match Tag::chunk(bits) {
-        Some(class) => slot_in_chunk(class, tables.granules(), head, slot),
-        None => slot_elsewhere(bits, tables.granules(), id),
+    let window = tables.granules();
+    let pages = match (Tag::chunk(bits), Tag::solo(bits)) {
+        (Some(class), _) => slot_in_chunk(class, window, head, slot),
+        (None, Some(granules)) => slot_alone(granules, window, head, slot),
+        (None, None) => slot_elsewhere(bits, window, id),
     };
     Some((pages?, bits))
 }
@@ -426,7 +428,15 @@ pub(crate) fn slot_in_chunk(
     Some(PageRange { start: Vpn(start), len: class.stride() })
 }
 
-/// The pages of slot `id`, where the tag of its granule is none of a chunk in use.
+/// The pages of the one slot of a solo run of so many granules.
+#[inline]
+fn slot_alone(granules: usize, window: usize, head: usize, slot: usize) -> Option<PageRange> {
+    let (start, len) = ((head as u64) << GRANULE_SHIFT, (granules as u64) << GRANULE_SHIFT);
+    let is_there = slot == 0 && head + granules <= window;
+    is_there.then_some(PageRange { start: Vpn(start), len: Pages(len) })
+}
+
+/// The pages of slot `id`, where the tag of its granule is none of a chunk or solo run in use.
 fn slot_elsewhere(bits: u64, granules: usize, id: usize) -> Option<PageRange> {
     slot_of(Tag::decode(bits)?.settled(), granules, id)
 }
@@ -436,12 +446,9 @@ fn slot_elsewhere(bits: u64, granules: usize, id: usize) -> Option<PageRange> {
 #[inline]
 pub(crate) fn slot_of(tag: Tag, window: usize, id: usize) -> Option<PageRange> {
     let (head, slot) = (id / SLOTS_MAX, id % SLOTS_MAX);
-    let start = (head as u64) << GRANULE_SHIFT;
     match tag {
         Tag::Chunk(class) => slot_in_chunk(class, window, head, slot),
-        Tag::Solo { granules } if slot == 0 && head + granules <= window => {
-            Some(PageRange { start: Vpn(start), len: Pages((granules as u64) << GRANULE_SHIFT) })
-        }
+        Tag::Solo { granules } => slot_alone(granules, window, head, slot),
         _ => None,
     }
 }

@@ -100,6 +100,12 @@ impl Tag {
         if bits & 0xffff == CHUNK && class < SLOT_CLASSES { Class::from_index(class) } else { None }
     }
 
+    /// How many granules a solo run has, if `bits` say that one begins there.
+    #[inline]
+    pub(crate) fn solo(bits: u64) -> Option<usize> {
+        (bits & 0xff == SOLO).then_some((bits >> 32) as usize)
+    }
+
     /// What `bits` say, or `None` for a word that we never write.
     #[inline]
     pub(crate) fn decode(bits: u64) -> Option<Tag> {
@@ -120,7 +126,7 @@ impl Tag {
             FREE => Tag::Free,
             HELD => Tag::Held(owner()?),
             CHUNK => Tag::Chunk(slots(class)?),
-            SOLO => Tag::Solo { granules: arg },
+            SOLO => Tag::Solo { granules: Tag::solo(bits)? },
             BODY => Tag::Body { head: arg, owner: owner()? },
             DRAIN if class == NO_CLASS => {
                 Tag::Drain { owner: owner()?, granules: arg, class: None }
