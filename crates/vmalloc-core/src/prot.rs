@@ -130,3 +130,31 @@ impl Rights {
         matches!(self, Rights::ReadExecute)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a protection allows what is no more than it: reading, or the same; for a user only if it is a
+    /// user's; never what is cached otherwise. Method: all pairs, against that rule in other words.
+    #[test]
+    fn a_protection_allows_no_more_than_it_says() {
+        const RIGHTS: [Rights; 3] = [Rights::Read, Rights::ReadWrite, Rights::ReadExecute];
+        const CACHES: [Cache; 4] =
+            [Cache::WriteBack, Cache::WriteThrough, Cache::WriteCombining, Cache::Uncached];
+        let all = || {
+            RIGHTS.into_iter().flat_map(|rights| {
+                let cached = move |cache| Prot::new(rights).cached(cache);
+                CACHES.into_iter().map(cached).flat_map(|prot| [prot, prot.user()])
+            })
+        };
+        for (has, wants) in all().flat_map(|has| all().map(move |wants| (has, wants))) {
+            let writes = wants.rights.may_write() && !has.rights.may_write();
+            let executes = wants.rights.may_execute() && !has.rights.may_execute();
+            let allowed =
+                !writes && !executes && has.cache == wants.cache && (has.user || !wants.user);
+            assert_eq!(has.allows(wants), allowed, "{has:?}, {wants:?}");
+            assert_eq!(Prot::from_flags(has.to_flags()), Prot { user: false, ..has });
+        }
+    }
+}

@@ -2,8 +2,8 @@
 
 use vmalloc_core::platform::{MapError, Mapper};
 use vmalloc_core::{
-    Area, BackError, Cache, PAGE_SIZE, PageRange, Pages, Pfn, Prot, Publish, RemapError, Request,
-    Rights, VirtAddr, Vma, Vpn, vma_flags,
+    Area, BackError, Cache, PAGE_SIZE, PageRange, Pages, Pfn, Prot, ProtectError, Publish,
+    RemapError, Request, ResizeError, Rights, VirtAddr, Vma, Vpn, vma_flags,
 };
 use vmalloc_sim::{AddressSpace, CPUS_PER_SPACE, Cpu, Fault, KernelConfig, SimKernel, Step};
 
@@ -289,6 +289,31 @@ fn remap_pfn_range_shows_a_device_and_no_ram() {
         let private = Vma::new(space, pages(4, 4), Rights::ReadWrite).private();
         assert_eq!(show(&private, 4, device.start, 4096), Err(RemapError::PartOfPrivate));
         assert_eq!(show(&private, 4, device.start, 4 * 4096), Ok(()));
+        assert_eq!(kernel.verify(), Ok(()));
+    });
+}
+
+/// Goal: what a user sees does not change under it: its area keeps its length and gets no code; its rights may become
+/// fewer. When the user is gone all of that may be. Method: each with a remap, and after it.
+#[test]
+fn an_area_that_a_user_sees_keeps_its_pages() {
+    SimKernel::run(CONFIG, |kernel| {
+        let (space, _) = user(kernel);
+        let engine = kernel.engine(0);
+        let area = area(kernel, 6);
+        let (id, generation) = (area.id, area.generation);
+        let vma = Vma::new(space, pages(10, 6), Rights::Read);
+        let shown = engine.remap_vmalloc_range(&vma, area.addr(), 0).unwrap();
+        let resize = |bytes| engine.resize(id, generation, bytes, false).map(|area| area.bytes);
+        assert_eq!(resize(5 * 4096), Err(ResizeError::Shown));
+        assert_eq!(resize(7 * 4096), Err(ResizeError::Shown));
+        assert_eq!(resize(6 * 4096 - 5), Ok(6 * 4096 - 5), "the same pages");
+        let protect = |rights| engine.protect(id, generation, rights);
+        assert_eq!(protect(Rights::ReadExecute), Err(ProtectError::NotMine));
+        assert_eq!([protect(Rights::Read), protect(Rights::ReadWrite)], [Ok(()); 2]);
+        drop(shown);
+        assert_eq!(resize(5 * 4096), Ok(5 * 4096));
+        assert_eq!(protect(Rights::ReadExecute), Ok(()));
         assert_eq!(kernel.verify(), Ok(()));
     });
 }

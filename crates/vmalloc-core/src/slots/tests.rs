@@ -179,3 +179,28 @@ fn a_tag_names_no_slot_beyond_its_chunk_or_the_window() {
     assert_eq!([solo(36, 5, 0), solo(36, 4, 1), solo(37, 4, 0)], [None; 3]);
     assert_eq!(super::slot_of(Tag::Free, GRANULES, 0), None);
 }
+
+/// Goal: who finds no room is told of the longest hole there is where it looked: in its part of the window, or
+/// in its range. Method: holes of 3 and of 5 granules, and a request for 6.
+#[test]
+fn a_refusal_tells_of_the_largest_hole() {
+    let pool = new_pool();
+    let engine = pool.engine(1);
+    let request = |granules: u64| Request::bytes(granules << 19).no_guard();
+    let range = |at: u64, granules: u64| PageRange {
+        start: crate::Vpn(START.0 + at * 128),
+        len: Pages(granules * 128),
+    };
+    for (at, granules) in [(0, 10), (13, 10), (28, 12)] {
+        engine.vmalloc(&request(granules).within(range(at, granules))).unwrap();
+    }
+    let refused = |request: &Request| match engine.vmalloc(request) {
+        Err(crate::AllocError::NoHole { wanted, largest }) => (wanted.0 / 128, largest.0 / 128),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&request(6)), (6, 5));
+    assert_eq!(refused(&request(4).within(range(0, 20))), (4, 3));
+    assert!(engine.vmalloc(&request(3).within(range(0, 20))).is_ok());
+    assert!(engine.vmalloc(&request(5)).is_ok());
+    assert_eq!(refused(&request(1)), (1, 0));
+}
