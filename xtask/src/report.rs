@@ -47,16 +47,20 @@ fn replaced(text: &str, name: &str, body: impl FnOnce(&str) -> String) -> Option
     Some(format!("{}\n{}\n\n{}", &text[..from], body.trim(), &text[to..]))
 }
 
-/// The commit that is checked out; a `+` behind it means that files under `paths` differ from it.
+/// The last commit of `main` that is checked out, or below what is: one of a branch may yet be put on top
+/// of others, under another name. A `+` behind it means that files under `paths` differ from it.
 pub fn commit(root: &Path, paths: &[&str]) -> String {
     let git = |args: &[&str]| {
         let mut command = Command::new("git");
         run::capture(command.args(args).current_dir(root), Duration::from_secs(60))
     };
-    let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".into() };
-    let is_dirty = git(&[&["status", "--porcelain", "--"], paths].concat())
-        .is_none_or(|changes| !changes.trim().is_empty());
-    format!("{}{}", hash.trim(), if is_dirty { "+" } else { "" })
+    let base = git(&["merge-base", "HEAD", "main"]).or_else(|| git(&["rev-parse", "HEAD"]));
+    let Some(base) = base else { return "unknown".into() };
+    let base = base.trim();
+    let is_new = git(&[&["ls-files", "--others", "--exclude-standard", "--"], paths].concat())
+        .is_none_or(|files| !files.trim().is_empty());
+    let differs = is_new || git(&[&["diff", "--quiet", base, "--"], paths].concat()).is_none();
+    format!("{}{}", &base[..base.len().min(12)], if differs { "+" } else { "" })
 }
 
 #[cfg(test)]

@@ -72,7 +72,14 @@ pub fn run(check: Check, root: &Path) -> Result<Report, String> {
             Report { findings: imports::check(&imports::metadata(root)?)?, skipped: vec![] }
         }
         Check::UnsafePlaces => Report { findings: unsafe_places::check(&repo), skipped: vec![] },
-        Check::Docs => docs::check(&repo, &docs::Built::new(root)),
+        Check::Docs => {
+            let mut report = docs::check(&repo, &docs::Built::new(root));
+            match docs::commits::history(root) {
+                Some(history) => report.findings.extend(docs::commits::check(&repo, &history)),
+                None => report.skipped.push("commits in the documents: no whole history".into()),
+            }
+            report
+        }
         Check::Parity => Report { findings: parity::check(&repo), skipped: vec![] },
         Check::Tidy => Report { findings: tidy::check(&repo), skipped: vec![] },
     };

@@ -5,6 +5,7 @@
 //!                      ├─ `crates/…`, `*.rs`     ─▶ paths
 //!                      └─ `Type::method`, `f()`  ─▶ symbols
 //!              link ───────────────────────────────▶ paths
+//!              commit 0123456789ab ────────────────▶ commits
 //!              shell line ─────────────────────────▶ commands; and `docs_run` can run it
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! about what is not ours: `mmap(2)` for a system call, `std::mem` with its crate in front.
 
 mod commands;
+pub mod commits;
 mod paths;
 mod symbols;
 
