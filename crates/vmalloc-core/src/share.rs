@@ -223,6 +223,34 @@ mod tests {
         assert_eq!(two.look(&made_up), Err(AttachError::Stale { generation: own.generation }));
     }
 
+    /// Goal: who is attached to an area is told, of the tenant that was asked for and while it is published; and
+    /// how it is shown, guard and all, while its slot is there.
+    #[test]
+    fn who_is_attached_is_told() {
+        let pool = pool();
+        let (one, two) = (pool.engine(1), pool.engine(2));
+        let area = one.vmalloc(&Request::bytes(5 * 4096).no_reuse()).unwrap();
+        assert!(!one.is_attached(&area, owner(1)), "it is not published");
+        let view = two.view_of(&area).unwrap();
+        assert_eq!((view.pages, view.slot.start), (area.pages, area.pages.start));
+        assert!(view.slot.len > area.pages.len, "its guard");
+        let token = one.share(area.id, area.generation, Publish::Shared).unwrap();
+        let shared = two.attach(&token, crate::Prot::READ_WRITE).unwrap();
+        let attached = |area: &Area| [1, 2, 3].map(|n| one.is_attached(area, owner(n)));
+        assert_eq!(attached(&shared), [true, true, false]);
+        let next = Area { generation: shared.generation + 1, ..shared };
+        assert_eq!(attached(&next), [false; 3], "another tenant");
+        let _ = one.detach(area.id, area.generation);
+        let _ = one.vfree(area.addr()).unwrap();
+        let dying = one.area(area.id).unwrap();
+        assert_eq!((dying.kind, attached(&dying)), (Kind::Dying, [false, true, false]));
+        let _ = two.detach(area.id, area.generation);
+        assert_eq!(attached(&dying), [false; 3]);
+        one.purge().unwrap();
+        let gone = Area { id: AreaId(area.id.0 | 63), ..area };
+        assert!(one.view_of(&gone).is_none(), "no such slot");
+    }
+
     /// Goal: an area that a recovery says to be nobody's between the look and the step of its free is
     /// freed all the same, and once. Method: its state of before, handed to the free afterwards.
     #[test]

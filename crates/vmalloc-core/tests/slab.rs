@@ -667,7 +667,7 @@ fn a_wrong_kfree_is_an_error_and_changes_nothing() {
     let small = kmalloc.kmalloc(96).unwrap();
     let addr = DirectAddr(small.0 + 95);
     assert_eq!(kmalloc.kfree(addr), Err(KfreeError::Interior { addr, base: small }));
-    for addr in [gone.0 + 4096, 0, u64::MAX].map(DirectAddr) {
+    for addr in [gone.0 + 8, gone.0 + 4096, 0, u64::MAX].map(DirectAddr) {
         assert_eq!(kmalloc.ksize(addr), Err(KfreeError::Stranger { addr }));
     }
     assert_eq!(frames.free(), Pages(before.0 - 2));
