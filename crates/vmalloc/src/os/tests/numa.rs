@@ -1,5 +1,6 @@
 //! Nodes, by what the kernel says of its policy. Where it knows none, each test says so and ends.
 
+#[cfg(not(asan))]
 use crate::os::fail::Plan;
 use crate::os::numa::{available_bytes, policy_at};
 use crate::{AllocError, Buf, Pool};
@@ -78,8 +79,7 @@ fn a_buffer_that_grows_keeps_its_node() {
     assert_eq!(policies(&buf), [(libc::MPOL_BIND, 1)]);
 }
 
-/// Goal: a node that is not there is named in an error, and nothing is taken; a node that has too
-/// little left is not emptied.
+/// Goal: a node that is not there is named in an error, and nothing is taken.
 #[test]
 fn a_node_that_cannot_give_is_refused() {
     if !has_nodes() {
@@ -99,17 +99,25 @@ fn a_node_that_cannot_give_is_refused() {
     assert_eq!(available_bytes(NodeId(200)), Err(Errno::NOENT));
     assert_eq!((pool.info().committed_bytes, pool.areas().len()), (before, 0));
     pool.verify().unwrap();
-    // More than the node has: it is not even tried.
+}
+
+/// Goal: what is more than the node has left is not even tried, whatever the pool may hold. Method:
+/// the calls that were made. Not under AddressSanitizer, which writes a
+/// byte for each eight of a window.
+#[test]
+#[cfg(not(asan))]
+fn a_node_is_not_emptied() {
+    if !has_nodes() {
+        return;
+    }
     let more = available_bytes(HERE).unwrap() + (1 << 30);
-    let large = Pool::create(more + MIB).unwrap();
+    let pool = Pool::create(more).unwrap();
     let armed = Plan::count().arm();
-    let error = large.alloc(&Request::bytes(more).this_node(HERE).no_wait()).unwrap_err();
-    let full = |e| {
-        matches!(
-            e,
-            AllocError::Engine(vmalloc_core::AllocError::Back(BackError::MachineFull { .. }))
-        )
+    let error = pool.alloc(&Request::bytes(more).this_node(HERE).no_wait()).unwrap_err();
+    let back = match error {
+        AllocError::Engine(vmalloc_core::AllocError::Back(e)) => e,
+        e => panic!("{e:?}"),
     };
-    assert!(full(error));
+    assert!(matches!(back, BackError::MachineFull { .. }), "{back:?}");
     assert!(armed.names().contains(&"node_meminfo") && !armed.names().contains(&"mbind"));
 }
