@@ -111,21 +111,14 @@ mod tests {
 
     use super::*;
     use crate::proof::machine::{Pool, owner};
-    use crate::sync::AtomicU64;
-    use crate::{Geometry, Request};
 
-    const GEOMETRY: Geometry =
-        Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
-
-    fn pool() -> Pool {
-        Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-    }
+    use crate::Request;
 
     /// Goal: a gift is taken back while it lies there, by the name it was given under, and then is
     /// the giver's as before; not once somebody has taken it.
     #[test]
     fn a_gift_is_taken_back_until_somebody_has_it() {
-        let pool = pool();
+        let pool = Pool::small();
         let (giver, other) = (pool.engine(1), pool.engine(2));
         let area = giver.vmalloc(&Request::bytes(4096)).unwrap();
         let token = giver.give(area.id, area.generation, Some(owner(2))).unwrap();
@@ -144,7 +137,7 @@ mod tests {
     /// published is nobody's then, while its own and others' areas stay as they are.
     #[test]
     fn who_leaves_declines_its_gifts_and_disowns_what_it_published() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.engine(2));
         let area = |engine: &crate::Engine<'_, _>| engine.vmalloc(&Request::bytes(4096)).unwrap();
         let gifts = [Some(owner(2)), Some(owner(3)), None].map(|to| {
@@ -171,7 +164,7 @@ mod tests {
     /// what others parked is theirs still, and what they have given.
     #[test]
     fn who_leaves_disowns_what_it_parked() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.engine(2));
         let areas = [&one, &two].map(|engine| engine.vmalloc(&Request::bytes(4096)).unwrap());
         let _ = (one.vfree(areas[0].addr()).unwrap(), two.vfree(areas[1].addr()).unwrap());

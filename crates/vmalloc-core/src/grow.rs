@@ -109,22 +109,16 @@ mod tests {
 
     use super::*;
     use crate::proof::machine::{Pool, owner};
-    use crate::sync::AtomicU64;
-    use crate::{Geometry, PAGE_SIZE, Publish, Request};
 
-    const GEOMETRY: Geometry =
-        Geometry { granules: 16, small_granules: 16, members: 2, in_place: true };
+    use crate::{PAGE_SIZE, Publish, Request};
+
     const PAGE: u64 = PAGE_SIZE as u64;
-
-    fn pool() -> Pool {
-        Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-    }
 
     /// Goal: a shared area is as long as its last grower asked for, in bytes, too; it never shrinks, and
     /// its number changes with its pages only. Neither a frozen one grows nor another tenant.
     #[test]
     fn a_shared_area_grows_and_no_other() {
-        let pool = pool();
+        let pool = Pool::small();
         let (engine, context) = (pool.engine(1), pool.context(1));
         let share = |how| {
             let area = engine.vmalloc(&Request::bytes(200 * PAGE - 9)).unwrap();
@@ -156,7 +150,7 @@ mod tests {
     /// for them, as if it had come that far.
     #[test]
     fn what_a_dead_grower_added_goes_and_no_page_more() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.context(2));
         let area = |pages| one.vmalloc(&Request::bytes(pages * PAGE)).unwrap();
         let [area, behind] = [area(200), area(200)];

@@ -196,21 +196,14 @@ mod tests {
 
     use super::*;
     use crate::proof::machine::{Pool, owner};
-    use crate::sync::AtomicU64;
-    use crate::{Geometry, Request};
 
-    const GEOMETRY: Geometry =
-        Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
-
-    fn pool() -> Pool {
-        Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-    }
+    use crate::Request;
 
     /// Goal: a look shows a published area under its token, and neither its next tenant nor one that
     /// is its owner's alone. Method: the token with the next generation; a token made up for a live area.
     #[test]
     fn a_look_shows_what_is_published_under_that_token() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.engine(2));
         let area = one.vmalloc(&Request::bytes(3 * 4096)).unwrap();
         let token = one.share(area.id, area.generation, Publish::Shared).unwrap();
@@ -227,7 +220,7 @@ mod tests {
     /// how it is shown, guard and all, while its slot is there.
     #[test]
     fn who_is_attached_is_told() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.engine(2));
         let area = one.vmalloc(&Request::bytes(5 * 4096).no_reuse()).unwrap();
         assert!(!one.is_attached(&area, owner(1)), "it is not published");
@@ -255,7 +248,7 @@ mod tests {
     /// freed all the same, and once. Method: its state of before, handed to the free afterwards.
     #[test]
     fn what_is_disowned_in_the_midst_of_its_free_is_freed() {
-        let pool = pool();
+        let pool = Pool::small();
         let (one, two) = (pool.engine(1), pool.context(2));
         let area = one.vmalloc(&Request::bytes(4096)).unwrap();
         let token = one.share(area.id, area.generation, Publish::Shared).unwrap();

@@ -5,13 +5,10 @@ extern crate std;
 use crate::class::SLOTS_MAX;
 use crate::layout::{Counter, Tables};
 use crate::proof::machine::{Pool, owner};
-use crate::sync::{AtomicU64, Ordering, stepped};
-use crate::{Geometry, Kind, Pages, Request, flags};
+use crate::sync::{Ordering, stepped};
+use crate::{Kind, Pages, Request, flags};
 use std::cell::Cell;
 use std::rc::Rc;
-
-const GEOMETRY: Geometry =
-    Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
 
 /// Goal: what a failed purge has spoiled is given to nobody, though it is parked in the same state as
 /// before: another's, of the same generation. Method: before each write of an allocation that would
@@ -21,8 +18,7 @@ const GEOMETRY: Geometry =
 fn regress_what_a_failed_purge_spoiled_is_not_revived() {
     let mut spoiled = 0;
     for write in 0.. {
-        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-        let pool = Rc::new(Pool { refuses_flushes: true, ..Pool::new(GEOMETRY, words) });
+        let pool = Rc::new(Pool { refuses_flushes: true, ..Pool::small() });
         let request = Request::bytes(3 * 4096);
         let gift = pool.engine(1).vmalloc(&request).unwrap();
         pool.engine(1).give(gift.id, gift.generation, Some(owner(2))).unwrap();
@@ -53,8 +49,7 @@ fn regress_what_a_failed_purge_spoiled_is_not_revived() {
 
 /// A pool in which lane 0 left parked areas of one page, side by side.
 fn pool_with_leftovers() -> Pool {
-    let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-    let pool = Pool::new(GEOMETRY, words);
+    let pool = Pool::small();
     // Marks so low that all see the count.
     let engine = pool.engine(1).with_marks(Pages(0), Pages(1));
     let areas = [(); 3].map(|()| engine.vmalloc(&Request::bytes(4096)).unwrap());
@@ -106,8 +101,7 @@ fn lane_takes_what_others_parked_once_frames_are_short() {
 /// share; two at once are shown. Method: the count itself; the limit is 50 times the area.
 #[test]
 fn one_large_area_that_comes_and_goes_is_counted_in_its_lane() {
-    let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-    let pool = Pool::new(GEOMETRY, words);
+    let pool = Pool::small();
     let engine = pool.engine(1).with_marks(Pages(0), Pages(50 * 500));
     let request = Request::bytes(500 * 4096);
     let tables = Tables::new(&pool.words, pool.geometry).unwrap();
@@ -130,8 +124,7 @@ fn one_large_area_that_comes_and_goes_is_counted_in_its_lane() {
 #[test]
 fn a_tenant_says_nothing_of_the_last_one() {
     for next in [1, 2] {
-        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-        let pool = Pool::new(GEOMETRY, words);
+        let pool = Pool::small();
         let (engine, next) = (pool.engine(1), pool.engine(next));
         let first = engine.vmalloc(&Request::bytes(9000).user().caller(7)).unwrap();
         assert_eq!(first.flags, flags::USERMAP);

@@ -56,6 +56,17 @@ impl Pool {
         Pool { words, geometry, capacity, backed, lane, refuses_flushes, stuck }
     }
 
+    /// An empty one of this geometry.
+    pub(crate) fn empty(geometry: Geometry) -> Pool {
+        Pool::new(geometry, (0..geometry.words()).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// An empty one of 16 granules and three members: what most tests need.
+    pub(crate) fn small() -> Pool {
+        let (granules, members) = (16, 3);
+        Pool::empty(Geometry { granules, small_granules: granules, members, in_place: true })
+    }
+
     pub(crate) fn engine(&self, member: usize) -> Engine<'_, InPlace<'_>> {
         let tables = Tables::new(&self.words, self.geometry).unwrap();
         let owner = owner(member);

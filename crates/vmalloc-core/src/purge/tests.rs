@@ -4,18 +4,13 @@ extern crate std;
 
 use super::*;
 use crate::proof::machine::{Pool, owner};
-use crate::sync::AtomicU64;
 use crate::units::Vpn;
-use crate::{Area, FlushError, Geometry, Request, flags};
+use crate::{Area, FlushError, Request, flags};
 use std::vec::Vec;
-
-const GEOMETRY: Geometry =
-    Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
 
 /// Parks areas of so many pages each; no flush of those in `stuck` succeeds.
 fn parked(pages: &[u64], stuck: &[usize]) -> (Pool, Vec<Area>) {
-    let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-    let mut pool = Pool::new(GEOMETRY, words);
+    let mut pool = Pool::small();
     let engine = pool.engine(1);
     let areas: Vec<Area> =
         pages.iter().map(|n| engine.vmalloc(&Request::bytes(n * 4096)).unwrap()).collect();

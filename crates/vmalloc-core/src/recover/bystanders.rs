@@ -6,18 +6,11 @@ extern crate std;
 use super::*;
 use crate::proof::machine::{Pool, owner};
 use crate::record::Shape;
-use crate::sync::AtomicU64;
-use crate::{Area, Geometry, PAGE_SIZE, Publish, Request};
+use crate::{Area, PAGE_SIZE, Publish, Request};
 use std::vec::Vec;
 
-const GEOMETRY: Geometry =
-    Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
 const DEAD: usize = 1;
 const OTHER: usize = 3;
-
-fn pool() -> Pool {
-    Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-}
 
 fn recovered(pool: &Pool) -> Recovered {
     pool.engine(2).recover(owner(DEAD))
@@ -40,7 +33,7 @@ fn put(pool: &Pool, area: &Area, kind: Kind, who: usize) -> State {
 /// that they take or give back.
 #[test]
 fn what_others_are_in_the_midst_of_stays() {
-    let pool = pool();
+    let pool = Pool::small();
     let (engine, context) = (pool.engine(OTHER), pool.context(2));
     let areas = [3, 3, 3].map(|n| engine.vmalloc(&pages(n)).unwrap());
     let kinds = [Kind::Building, Kind::Purging, Kind::Live];
@@ -67,7 +60,7 @@ fn what_others_are_in_the_midst_of_stays() {
 /// record that it had claimed before its granules.
 #[test]
 fn what_the_dead_held_is_free_and_counted() {
-    let pool = pool();
+    let pool = Pool::small();
     let (engine, context) = (pool.engine(DEAD), pool.context(2));
     let areas = [3, 3, 5, 5].map(|n| engine.vmalloc(&pages(n)).unwrap());
     put(&pool, &areas[0], Kind::Building, DEAD);
@@ -96,7 +89,7 @@ fn what_the_dead_held_is_free_and_counted() {
 #[test]
 fn granules_on_their_way_back_are_given_back_or_stay() {
     for (lives, intact) in [(true, true), (false, true), (true, false), (false, false)] {
-        let pool = pool();
+        let pool = Pool::small();
         let context = pool.context(2);
         // Not at the begin of the window, and behind it granules of another run.
         let areas = [500, 300].map(|n| pool.engine(OTHER).vmalloc(&pages(n)).unwrap());
@@ -127,7 +120,7 @@ fn granules_on_their_way_back_are_given_back_or_stay() {
 /// Method: bits that are set, and that are not, against the records.
 #[test]
 fn bits_of_a_chunk_are_mended() {
-    let pool = pool();
+    let pool = Pool::small();
     let (engine, context) = (pool.engine(OTHER), pool.context(2));
     let [kept, gone] = [3, 3].map(|n| engine.vmalloc(&pages(n)).unwrap());
     let alone = engine.vmalloc(&pages(40)).unwrap();
@@ -160,7 +153,7 @@ fn class_bits(class: crate::class::Class) -> u64 {
 /// states.
 #[test]
 fn held_pages_are_counted_when_nothing_moves() {
-    let pool = pool();
+    let pool = Pool::small();
     let (engine, context) = (pool.engine(OTHER), pool.context(2));
     assert_eq!(held_pages(&context), Some(Pages(0)));
     let areas = [3, 700, 5, 7].map(|n| engine.vmalloc(&pages(n)).unwrap());

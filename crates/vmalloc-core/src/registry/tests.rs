@@ -4,24 +4,18 @@ extern crate std;
 
 use crate::class::GRANULE_PAGES;
 use crate::proof::machine::{Pool, START};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use crate::tag::{Owner, Tag};
-use crate::{Area, FreeError, Geometry, PAGE_SIZE, Publish, Request, VirtAddr};
+use crate::{Area, FreeError, PAGE_SIZE, Publish, Request, VirtAddr};
 
-const GEOMETRY: Geometry =
-    Geometry { granules: 16, small_granules: 16, members: 2, in_place: true };
 const PAGE: u64 = PAGE_SIZE as u64;
-
-fn pool() -> Pool {
-    Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-}
 
 /// Goal: a free says what is wrong with its address: an area that was freed, of which only the first byte
 /// counts; a page inside of one in use; nothing at all. Method: base, second page and guard of an
 /// area in each state, and a slot beside them that was never used.
 #[test]
 fn a_free_says_what_is_at_its_address() {
-    let pool = pool();
+    let pool = Pool::small();
     let (engine, other) = (pool.engine(1), pool.engine(2));
     let area = |i: u64| engine.vmalloc(&Request::bytes((2 + i / 9) * PAGE)).unwrap();
     let [live, parked, dying, given] = [0, 1, 2, 3].map(area);
@@ -52,13 +46,13 @@ fn a_free_says_what_is_at_its_address() {
 /// each granule behind an area is part of something that begins behind it, at itself or nowhere.
 #[test]
 fn a_tag_that_names_no_head_leads_nowhere() {
-    let pool = pool();
+    let pool = Pool::small();
     let engine = pool.engine(1);
     let area = engine.vmalloc(&Request::bytes(PAGE)).unwrap();
     let tables = pool.context(1).tables;
-    for granule in 1..GEOMETRY.granules {
+    for granule in 1..pool.geometry.granules {
         let addr = VirtAddr((START.0 + granule as u64 * GRANULE_PAGES) * PAGE);
-        for head in [0, granule, granule + 1, GEOMETRY.granules, u32::MAX as usize] {
+        for head in [0, granule, granule + 1, pool.geometry.granules, u32::MAX as usize] {
             let tag = Tag::Body { head, owner: Owner::FIRST };
             tables.tag(granule).store(tag.encode(), Ordering::SeqCst);
             assert_eq!(engine.find(addr), None, "granule {granule} of {head}");

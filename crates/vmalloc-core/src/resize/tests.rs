@@ -4,7 +4,6 @@ extern crate std;
 
 use crate::proof::machine::{Pool, START};
 use crate::slots::slot_pages;
-use crate::sync::AtomicU64;
 use crate::{Area, Geometry, PAGE_SIZE, Pages, Request, ResizeError};
 
 const GEOMETRY: Geometry =
@@ -12,7 +11,7 @@ const GEOMETRY: Geometry =
 const PAGE: u64 = PAGE_SIZE as u64;
 
 fn pool() -> Pool {
-    Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
+    Pool::empty(GEOMETRY)
 }
 
 /// The number of the reservation, the pages of the slot, and the backing.

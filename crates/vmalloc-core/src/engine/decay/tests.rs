@@ -3,18 +3,11 @@
 extern crate std;
 
 use crate::proof::machine::Pool;
-use crate::sync::{AtomicU64, stepped};
-use crate::{Area, Geometry, Kind, Pages, Request};
+use crate::sync::stepped;
+use crate::{Area, Kind, Pages, Request};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::vec::Vec;
-
-const GEOMETRY: Geometry =
-    Geometry { granules: 16, small_granules: 16, members: 3, in_place: true };
-
-fn pool() -> Pool {
-    Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
-}
 
 fn parked(pool: &Pool, pages: &[u64]) -> Vec<Area> {
     let engine = pool.engine(1);
@@ -35,7 +28,7 @@ fn kinds(pool: &Pool, areas: &[Area]) -> Vec<Option<Kind>> {
 /// them stays, and goes at the third. Method: three sizes, of which one is taken and parked again.
 #[test]
 fn what_nobody_used_between_two_calls_goes() {
-    let pool = pool();
+    let pool = Pool::small();
     let areas = parked(&pool, &[1, 3, 5]);
     let engine = pool.engine(1);
     assert_eq!(engine.decay().unwrap().areas, 0);
@@ -56,7 +49,7 @@ fn what_nobody_used_between_two_calls_goes() {
 fn an_area_that_is_revived_meanwhile_stays() {
     let mut revived = 0;
     for write in 0.. {
-        let pool = Rc::new(pool());
+        let pool = Rc::new(Pool::small());
         let area = parked(&pool, &[3])[0];
         pool.engine(1).decay().unwrap();
         let (other, taken, writes) = (Rc::clone(&pool), Rc::new(Cell::new(None)), Cell::new(0));
@@ -87,7 +80,7 @@ fn an_area_that_is_revived_meanwhile_stays() {
 /// Goal: a step takes 64 areas at most, and only the one that finds none marks.
 #[test]
 fn a_step_takes_one_batch() {
-    let pool = pool();
+    let pool = Pool::small();
     parked(&pool, &[1; 100]);
     let engine = pool.engine(1);
     let steps = [(); 4].map(|()| engine.decay_step().unwrap().areas);
@@ -98,7 +91,7 @@ fn a_step_takes_one_batch() {
 /// Goal: where nothing can be flushed nothing is lost, and it goes when that is over.
 #[test]
 fn what_could_not_go_goes_later() {
-    let mut pool = pool();
+    let mut pool = Pool::small();
     pool.refuses_flushes = true;
     let areas = parked(&pool, &[1, 3]);
     pool.engine(1).decay().unwrap();
