@@ -37,3 +37,26 @@ fn element_that_stays_is_found() {
     let (preemptions, needs, canary) = (Some(5), Sequential::Plain, Canary::Unordered);
     Scenario { name: "bits: set against clear", preemptions, needs, canary, body }.run();
 }
+
+/// Goal: the same where the tree has a level more, all of which forget the one that goes. Method: one
+/// puts his into the word out of which another takes the last element of the tree.
+#[test]
+fn element_that_stays_is_found_on_three_levels() {
+    const LEN: usize = 4100;
+    fn tree(words: &[AtomicU64]) -> BitTree<'_> {
+        BitTree::new(words, LEN)
+    }
+    fn body() {
+        let words = Arc::new(explored::words(0, BitTree::words_needed(LEN)));
+        tree(&words).set(LEN - 1);
+        let walks: Vec<Box<dyn FnOnce(&Vec<AtomicU64>) + Send>> = vec![
+            Box::new(|words| tree(words).set(LEN - 2)),
+            Box::new(|words| tree(words).clear(LEN - 1)),
+        ];
+        race_each_first(&words, |words| words, walks);
+        assert_eq!(tree(&words).next(0), Some(LEN - 2), "an element is not found");
+    }
+    let (preemptions, needs, canary) = (Some(5), Sequential::Plain, Canary::Unordered);
+    Scenario { name: "bits: set against clear, three levels", preemptions, needs, canary, body }
+        .run();
+}
