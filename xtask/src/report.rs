@@ -22,11 +22,11 @@ pub fn write(root: &Path, page: &str, name: &str, body: &str) -> Result<(), Stri
     edit(root, page, name, |_| body.to_owned())
 }
 
-/// As [`write`], with what `body` makes of what stands there.
+/// As [`write()`], with what `body` makes of what stands there.
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn edit(
     root: &Path,
     page: &str,

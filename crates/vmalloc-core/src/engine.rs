@@ -128,7 +128,8 @@ impl<'a, M: Machine> Engine<'a, M> {
 
     #[inline(never)]
     fn vmalloc_planned(&self, plan: &Plan) -> Result<Area, AllocError> {
-        // Over page tables the low mark may be 0: what other lanes parked is left to them up to the high one.
+        // Over page tables the low mark may be 0: what other lanes parked is left to them up to the
+        // high one.
         let plenty = if M::IN_PLACE { self.lazy_pages_low } else { self.lazy_pages_max };
         if let Some(area) = lazy::revive(&self.context, plan, plenty) {
             return Ok(area); // counted there

@@ -33,6 +33,8 @@ use core::cell::Cell;
 
 /// The most parked areas that `revive` looks at before it gives up.
 pub(crate) const LOOKS_MAX: usize = 64;
+/// The most chunks of other lanes that it passes by meanwhile: a load each.
+const PASSES_MAX: usize = 512;
 
 /// So much may be parked before one makes do with what is parked, but does not fit as it is: 64 MiB.
 const FLOOR: Pages = Pages(64 << 8);
@@ -126,7 +128,7 @@ pub(crate) fn mend_hint<M: Machine>(context: &Context<'_, M>, id: usize) {
 
 /// Takes a parked area of the planned shape back into use, wherever the hints say that one is; where
 /// the machine lends, one of up to twice the pages will do. Of other lanes' chunks only if enough is
-/// parked or too little free (`low`, as for [`crate::refit`]): who takes a neighbour of what another
+/// parked (`low`, as for [`crate::refit`]; over page tables the high mark) or too little free: who takes a neighbour of what another
 /// thread uses meets him on each call from then on.
 pub(crate) fn revive<M: Machine>(
     context: &Context<'_, M>,
@@ -161,15 +163,14 @@ fn revive_where<M: Machine>(
 ) -> Option<Area> {
     let first = class_of(plan);
     let fit = if M::BORROWS { Fit::Twice } else { Fit::Exact };
-    let looks = Cell::new(0);
+    let (looks, passes) = (Cell::new(0), Cell::new(0));
     let mut found = None;
     for class in first.index()..=first.last_for_twice().index() {
         let class = Class::from_index(class)?;
         let is_wanted = |head| {
             let is_wanted = class.is_solo() || is_wanted(head);
-            // A look at a chunk that is passed by counts, too.
-            looks.set(looks.get() + usize::from(!is_wanted));
-            is_wanted
+            passes.set(passes.get() + usize::from(!is_wanted));
+            (passes.get() <= PASSES_MAX).then_some(is_wanted)
         };
         each_parked_where(context, class, is_wanted, |record| {
             looks.set(looks.get() + 1);
@@ -250,22 +251,24 @@ pub(crate) fn each_parked<M: Machine>(
     class: Class,
     done: impl FnMut(Record<'_>) -> bool,
 ) {
-    each_parked_where(context, class, |_| true, done);
+    each_parked_where(context, class, |_| Some(true), done);
 }
 
-/// The same, in those chunks that `is_wanted` names by their heads.
+/// The same, in those chunks that `is_wanted` names by their heads, until it says `None`.
 fn each_parked_where<M: Machine>(
     context: &Context<'_, M>,
     class: Class,
-    is_wanted: impl Fn(usize) -> bool,
+    is_wanted: impl Fn(usize) -> Option<bool>,
     mut done: impl FnMut(Record<'_>) -> bool,
 ) {
     let chunks = context.tables.chunks_with_parked(class);
     let mut from = 0;
     while let Some(head) = chunks.next(from) {
         from = head + 1;
-        if !is_wanted(head) {
-            continue;
+        match is_wanted(head) {
+            Some(true) => {}
+            Some(false) => continue,
+            None => return,
         }
         let parked = context.tables.parked(head);
         let mut bits = parked.load(Ordering::Acquire);
@@ -360,7 +363,8 @@ pub(crate) fn rebuild<M: Machine>(
     }
     let tally = context.tally();
     // A purge that failed meanwhile parks it again under the same number, and spoils it.
-    let is_whole = record.shape() == shape;
+    let but_for_age = |shape: Shape| Shape { flags: shape.flags | flags::OLD, ..shape };
+    let is_whole = but_for_age(record.shape()) == but_for_age(shape);
     context.sub_lazy(&tally, record.pages());
     let Some(new) = is_whole.then(|| for_tenant(plan, shape)).and_then(fit) else {
         park(context, record, mine);

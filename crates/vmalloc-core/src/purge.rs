@@ -110,12 +110,13 @@ pub(crate) fn purge_step<M: Machine>(
             !more
         });
     }
-    if len == 0 {
-        // All is given back; so are the chunks that were kept for whoever comes next.
-        let granules = context.slots().granules;
-        (0..SLOT_CLASSES).filter_map(Class::from_index).for_each(|c| granules.retire_idle_of(c));
-    }
     finish(context, &batch)
+}
+
+/// Gives back the chunks that were kept for whoever comes next: after a purge that found nothing.
+pub(crate) fn retire_idle<M: Machine>(context: &Context<'_, M>) {
+    let granules = context.slots().granules;
+    (0..SLOT_CLASSES).filter_map(Class::from_index).for_each(|c| granules.retire_idle_of(c));
 }
 
 /// Purges an area that its owner frees and that nobody is to revive: LIVE → PURGING(me), with no time

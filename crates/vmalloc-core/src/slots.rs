@@ -93,13 +93,16 @@ impl<'a> Slots<'a> {
         if let Some(slot) = self.take_from_chunks(class, want.align, lane, OTHERS_MAX) {
             return Ok(slot);
         }
-        match self.new_chunk(class, want, machine) {
-            Err(SlotError::NoHole { .. }) => {}
-            done => return done,
+        let made = self.new_chunk(class, want, machine);
+        if made.is_ok() {
+            return made;
         }
-        // No place for a chunk of one's own.
+        // No place for a chunk of one's own, or no memory for its records.
         if let Some(slot) = self.take_from_chunks(class, want.align, lane, 0) {
             return Ok(slot);
+        }
+        if !matches!(made, Err(SlotError::NoHole { .. })) {
+            return made;
         }
         self.take_solo(want, machine).or_else(|e| self.take_by_scan(want).ok_or(e))
     }

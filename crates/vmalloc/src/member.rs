@@ -229,9 +229,9 @@ impl Member {
         }
     }
 
-    /// Purges what nobody used since the last time, of all members.
-    pub(crate) fn decay(&self) -> Result<Purged, PurgeError> {
-        if self.is_forked() { Ok(Purged::default()) } else { self.engine().decay() }
+    /// A step of purging what nobody used since the last time, of all members.
+    pub(crate) fn decay_step(&self) -> Result<Purged, PurgeError> {
+        if self.is_forked() { Ok(Purged::default()) } else { self.engine().decay_step() }
     }
 
     /// The slots of members other than this one that are not free.

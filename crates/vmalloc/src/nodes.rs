@@ -3,7 +3,7 @@
 //! ```text
 //!   back ─▶ nobody ever asked for a node here, nor does this request ─▶ as it is: a load
 //!           this one does: say so in the header ─▶ the file's policy for these pages
-//!           somebody did:  take back what the file may still say of these pages
+//!           somebody did:  take back what the file may still say of these pages, if it can be
 //! ```
 //!
 //! The policy is the file's ([`crate::os::numa`]), so it is one for all members, and it outlives
@@ -38,6 +38,14 @@ impl Ground {
 
     #[cold]
     fn choose_anew(&self, pages: PageRange, policy: FramePolicy) -> Result<(), BackError> {
+        if policy.is_any() {
+            // What somebody wanted of these pages before is then wanted of them still, at worst: no
+            // reason to refuse who wants nothing, where a sandbox forbids the call, say.
+            if !self.shape.is_framed {
+                let _ = self.mapping.file().choose_node(self.span(pages), NodeChoice::Any);
+            }
+            return Ok(());
+        }
         let unsupported = BackError::Policy(PolicyError::Unsupported { policy });
         // What is below some address the kernel does not say; a framed pool has its frames.
         if policy.below_log2.is_some() || self.shape.is_framed {
@@ -59,9 +67,7 @@ impl Ground {
             }
         }
         // Before it is done: who sees no node here may find none.
-        if policy.node != NodeChoice::Any {
-            self.header().set_knows_nodes();
-        }
+        self.header().set_knows_nodes();
         let chosen = self.mapping.file().choose_node(self.span(pages), policy.node);
         chosen.map_err(|errno| match (errno, policy.node) {
             (Errno::INVAL, NodeChoice::Prefer(node) | NodeChoice::Only(node)) => {

@@ -69,8 +69,9 @@ impl Options {
     /// Default: no limit but the pool's capacity, since whoever needs parked frames purges them.
     /// A purge goes down to half of it. Once more is parked than 64 MiB and half of what is in use,
     /// or than half of this limit, what is parked is made to fit whoever wants another size, before
-    /// fresh frames are taken: so sizes that never come back do not fill the pool. Linux:
-    /// `lazy_max_pages`.
+    /// fresh frames are taken: so sizes that never come back do not fill the pool. Each of up to eight
+    /// lanes of a member counts a 32nd of it before the others see that, so many members together may
+    /// park several times as much. Linux: `lazy_max_pages`.
     #[must_use]
     pub fn lazy_bytes(mut self, bytes: u64) -> Options {
         self.lazy_bytes = Some(bytes);

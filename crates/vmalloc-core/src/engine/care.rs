@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::{AllocError, PurgeError};
 use crate::machine::Machine;
 use crate::publish::Area;
-use crate::purge::{Purged, purge_step, sweep};
+use crate::purge::{Purged, purge_step, retire_idle, sweep};
 use crate::request::Plan;
 use crate::shrink::Shrinker;
 use crate::{lazy, units::Pages};
@@ -43,7 +43,11 @@ impl<'a, M: Machine> Engine<'a, M> {
     ///
     /// [`PurgeError`]; what was not purged is still parked.
     pub fn purge_step(&self) -> Result<Purged, PurgeError> {
-        purge_step(&self.context, Pages(u64::MAX), |_| true)
+        let purged = purge_step(&self.context, Pages(u64::MAX), |_| true)?;
+        if purged.areas == 0 {
+            retire_idle(&self.context);
+        }
+        Ok(purged)
     }
 
     /// Purges for one shootdown if more is parked than the high mark allows, towards the low one:

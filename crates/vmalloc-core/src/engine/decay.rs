@@ -25,7 +25,8 @@ impl<M: Machine> Engine<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`PurgeError`]; what was not purged is parked still, as if it had just been freed.
+    /// [`PurgeError`]; what was not purged is parked still, and the rest is marked: what cannot go keeps
+    /// nobody younger.
     pub fn decay(&self) -> Result<Purged, PurgeError> {
         Purged::until_none(|| self.decay_step())
     }
@@ -41,10 +42,10 @@ impl<M: Machine> Engine<'_, M> {
         let is_old = |record: &Record<'_>| record.flags() & flags::OLD != 0;
         let all = Pages(u64::MAX);
         let purged = match M::IN_PLACE {
-            true => purge_step(&self.context, all, is_old)?,
-            false => sweep(&self.context, all, is_old)?,
+            true => purge_step(&self.context, all, is_old),
+            false => sweep(&self.context, all, is_old),
         };
-        if purged.areas == 0 {
+        if !purged.as_ref().is_ok_and(|purged| purged.areas > 0) {
             for class in (0..CLASSES).filter_map(Class::from_index) {
                 lazy::each_parked(&self.context, class, |record| {
                     record.add_flags(flags::OLD);
@@ -52,7 +53,7 @@ impl<M: Machine> Engine<'_, M> {
                 });
             }
         }
-        Ok(purged)
+        purged
     }
 }
 
