@@ -1,10 +1,11 @@
 //! The direct map over memory of this process, and page tables in it: what Miri can run of the
 //! crate's unsafe code, and what it runs of the walkers.
 
+mod support;
+
 use std::sync::Mutex;
-use vmalloc_bare::{
-    Aarch64, DirectMap, Format, Hardware, PageTables, Shootdown, Sv39, TableMem, What, X86_64,
-};
+use support::NoCpus;
+use vmalloc_bare::{Aarch64, DirectMap, Format, Hardware, PageTables, Sv39, TableMem, X86_64};
 use vmalloc_core::platform::{FRAME_WORDS, MapError, Mapper, Ram};
 use vmalloc_core::sync::{AtomicU64, Ordering};
 use vmalloc_core::{Extent, PAGE_SIZE, PageRange, Pages, Pfn, Prot, VirtAddr, Vpn};
@@ -60,21 +61,6 @@ impl Ram for Mem {
 
     fn ram_in(&self, run: Extent) -> Pages {
         self.map.ram_in(run)
-    }
-}
-
-/// Where no CPU holds a translation.
-struct NoCpus;
-
-impl Shootdown for NoCpus {
-    fn publish(&self, _: PageRange) {}
-
-    fn flush_all(&self, _: What<'_>) {}
-
-    fn flush_local(&self, _: PageRange) {}
-
-    fn may_wait(&self) -> bool {
-        true
     }
 }
 

@@ -9,14 +9,15 @@
 //! A format of each architecture: aarch64's splits break before they make, and flush in between. A
 //! frame for a table that this crate's sources ask for is one of those met, by the line.
 
+mod support;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use vmalloc_bare::{
-    Aarch64, Entry, Format, Hardware, PageTables, Shootdown, Sv39, TableMem, What, X86_64,
-};
+use support::NoCpus;
+use vmalloc_bare::{Aarch64, Entry, Format, Hardware, PageTables, Sv39, TableMem, X86_64};
 use vmalloc_core::backing::Backings;
 use vmalloc_core::frames::Buddy;
 use vmalloc_core::platform::{FRAME_WORDS, Frames, MapError, Mapper, Ram, Tlb};
@@ -80,21 +81,6 @@ impl TableMem for Mem {
 
     fn give(&self, pfn: Pfn) {
         self.0.free.borrow_mut().push(pfn);
-    }
-}
-
-/// Where no CPU holds a translation.
-struct NoCpus;
-
-impl Shootdown for NoCpus {
-    fn publish(&self, _: PageRange) {}
-
-    fn flush_all(&self, _: What<'_>) {}
-
-    fn flush_local(&self, _: PageRange) {}
-
-    fn may_wait(&self) -> bool {
-        true
     }
 }
 

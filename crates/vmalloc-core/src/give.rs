@@ -110,9 +110,8 @@ mod tests {
     extern crate std;
 
     use super::*;
-    use crate::proof::machine::{Pool, owner};
-
     use crate::Request;
+    use crate::proof::machine::{Pool, owner};
 
     /// Goal: a gift is taken back while it lies there, by the name it was given under, and then is
     /// the giver's as before; not once somebody has taken it.

@@ -109,7 +109,6 @@ mod tests {
 
     use super::*;
     use crate::proof::machine::{Pool, owner};
-
     use crate::{PAGE_SIZE, Publish, Request};
 
     const PAGE: u64 = PAGE_SIZE as u64;

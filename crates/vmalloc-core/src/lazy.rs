@@ -79,12 +79,7 @@ pub(crate) fn park<M: Machine>(context: &Context<'_, M>, record: Record<'_>, fro
 /// Says of every parked area that was `owner`'s last that it was nobody's, so that whoever has
 /// the same number next zeroes what it revives.
 pub(crate) fn disown_all<M: Machine>(context: &Context<'_, M>, owner: Owner) {
-    for class in (0..CLASSES).filter_map(Class::from_index) {
-        each_parked(context, class, |record| {
-            disown(record, owner);
-            false
-        });
-    }
+    all_parked(context, |record| disown(record, owner));
 }
 
 /// The same of one area, which may be published or dying still.
@@ -128,8 +123,8 @@ pub(crate) fn mend_hint<M: Machine>(context: &Context<'_, M>, id: usize) {
 
 /// Takes a parked area of the planned shape back into use, wherever the hints say that one is; where
 /// the machine lends, one of up to twice the pages will do. Of other lanes' chunks only if enough is
-/// parked (`low`, as for [`crate::refit`]; over page tables the high mark) or too little free: who takes a neighbour of what another
-/// thread uses meets him on each call from then on.
+/// parked (`low`, as for [`crate::refit`]; over page tables the high mark) or too little free: who
+/// takes a neighbour of what another thread uses meets him on each call from then on.
 pub(crate) fn revive<M: Machine>(
     context: &Context<'_, M>,
     plan: &Plan,
@@ -254,7 +249,17 @@ pub(crate) fn each_parked<M: Machine>(
     each_parked_where(context, class, |_| Some(true), done);
 }
 
-/// The same, in those chunks that `is_wanted` names by their heads, until it says `None`.
+/// Visits all parked areas, of every class.
+pub(crate) fn all_parked<M: Machine>(context: &Context<'_, M>, mut act: impl FnMut(Record<'_>)) {
+    for class in (0..CLASSES).filter_map(Class::from_index) {
+        each_parked(context, class, |record| {
+            act(record);
+            false
+        });
+    }
+}
+
+/// As [`each_parked`], in those chunks that `is_wanted` names by their heads, until it says `None`.
 fn each_parked_where<M: Machine>(
     context: &Context<'_, M>,
     class: Class,

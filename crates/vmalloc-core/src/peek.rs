@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::proof::machine::{Pool, START};
     use crate::slots::slot_pages;
-    use crate::sync::{AtomicU64, Ordering};
+    use crate::sync::Ordering;
     use crate::{AreaId, Kind, Publish, Request};
     use std::cell::Cell;
 
@@ -67,8 +67,7 @@ mod tests {
     /// two areas of a chunk and a long one, and one fetch after the other that says something else.
     #[test]
     fn a_look_shows_what_a_token_names_or_nothing() {
-        let words = (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect();
-        let pool = Pool::new(GEOMETRY, words);
+        let pool = Pool::empty(GEOMETRY);
         let engine = pool.engine(1);
         let word = |i: usize| pool.words.get(i).map(|word| word.load(Ordering::SeqCst));
         for bytes in [5000, 6000, 700 * 4096] {

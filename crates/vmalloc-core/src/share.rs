@@ -195,9 +195,8 @@ mod tests {
     extern crate std;
 
     use super::*;
-    use crate::proof::machine::{Pool, owner};
-
     use crate::Request;
+    use crate::proof::machine::{Pool, owner};
 
     /// Goal: a look shows a published area under its token, and neither its next tenant nor one that
     /// is its owner's alone. Method: the token with the next generation; a token made up for a live area.

@@ -11,7 +11,6 @@
 //! nothing. Linux: `decay_va_pool_node`, a quarter of the addresses of each size a purge.
 
 use super::Engine;
-use crate::class::{CLASSES, Class};
 use crate::error::PurgeError;
 use crate::lazy;
 use crate::machine::Machine;
@@ -46,12 +45,7 @@ impl<M: Machine> Engine<'_, M> {
             false => sweep(&self.context, all, is_old),
         };
         if !purged.as_ref().is_ok_and(|purged| purged.areas > 0) {
-            for class in (0..CLASSES).filter_map(Class::from_index) {
-                lazy::each_parked(&self.context, class, |record| {
-                    record.add_flags(flags::OLD);
-                    false
-                });
-            }
+            lazy::all_parked(&self.context, |record| record.add_flags(flags::OLD));
         }
         purged
     }

@@ -5,7 +5,6 @@ extern crate std;
 use super::*;
 use crate::proof::machine::{Pool, owner};
 use crate::record::State;
-use crate::sync::AtomicU64;
 use crate::{AllocError, Geometry, PAGE_SIZE, Prot, Publish, Request};
 use std::string::ToString as _;
 
@@ -13,7 +12,7 @@ use std::string::ToString as _;
 const GEOMETRY: Geometry = Geometry { granules: 16, small_granules: 8, members: 3, in_place: true };
 
 fn pool(geometry: Geometry) -> Pool {
-    Pool::new(geometry, (0..geometry.words()).map(|_| AtomicU64::new(0)).collect())
+    Pool::empty(geometry)
 }
 
 fn pages(pages: u64) -> Request {

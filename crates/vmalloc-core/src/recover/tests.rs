@@ -334,8 +334,7 @@ fn regress_what_is_parked_is_found_though_the_tree_was_cut_above_it() {
     for parks in 0.. {
         let mut reached = false;
         for dies in parks + 1.. {
-            let words = (0..geometry.words()).map(|_| AtomicU64::new(0)).collect();
-            let pool = Rc::new(Pool::new(geometry, words));
+            let pool = Rc::new(Pool::empty(geometry));
             let engine = pool.engine(SURVIVOR);
             // The chunk is not in the word where each search begins.
             let _before = engine.vmalloc(&bytes(64 * 128 - 1)).unwrap();

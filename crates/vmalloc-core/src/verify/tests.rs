@@ -13,7 +13,7 @@ const GEOMETRY: Geometry =
     Geometry { granules: 16, small_granules: 16, members: 2, in_place: true };
 
 fn pool() -> Pool {
-    Pool::new(GEOMETRY, (0..GEOMETRY.words()).map(|_| AtomicU64::new(0)).collect())
+    Pool::empty(GEOMETRY)
 }
 
 /// Three areas of a chunk, the last parked, one of three granules, and a shared one: 2 + 3 + 300 + 5 pages in

@@ -29,8 +29,8 @@ impl PoolFile {
     ///
     /// # Errors
     ///
-    /// What the kernel said; at most, what was said before is forgotten. EINVAL: there is no such node here. ENOSYS: this
-    /// kernel knows no nodes.
+    /// What the kernel said; at most, what was said before is forgotten. EINVAL: there is no such
+    /// node here. ENOSYS: this kernel knows no nodes.
     pub(crate) fn choose_node(&self, span: Span, choice: NodeChoice) -> Result<(), Errno> {
         debug_assert!(span.within_aligned(self.bytes(), PAGE_BYTES).is_ok());
         fail::point("mmap_for_node")?;
