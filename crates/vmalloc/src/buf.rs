@@ -17,7 +17,7 @@ use crate::error::{FreeError, ShareError};
 use crate::events::About;
 use crate::member::Member;
 use crate::os::Span;
-use crate::os::view::{ExclusiveView, FrozenView, SharedView};
+use crate::os::view::{ExclusiveView, FrozenView, Published, SharedView};
 use crate::pool::Pool;
 use crate::spread::Seat;
 use crate::token::Token;
@@ -48,18 +48,14 @@ pub(crate) type Keeper = Arc<Seat<Member>>;
 /// Dropping it detaches, and leaves the area: somebody must free it, by [`Frozen::free`] or
 /// [`crate::Pool::free`].
 pub struct Frozen {
-    // Before `hold`: the view must be gone when the others are told that we are.
-    view: FrozenView<Keeper>,
-    hold: Hold,
+    hold: Hold<FrozenView<Keeper>>,
 }
 
 /// Memory of the pool that any member attached to it may write at any time: reached by copies and
 /// atomics only. Dropping it detaches, and leaves the area: somebody must free it, by
 /// [`Shared::free`] or [`crate::Pool::free`].
 pub struct Shared {
-    // Before `hold`: see `Frozen`.
-    view: SharedView<Keeper>,
-    hold: Hold,
+    hold: Hold<SharedView<Keeper>>,
 }
 
 /// A buffer that could not be published, and why.
@@ -70,9 +66,9 @@ pub struct Unpublished {
     pub error: ShareError,
 }
 
-/// One handle's share in a member's presence at an area.
-struct Hold {
-    member: Keeper,
+/// One handle's share in a member's presence at an area, and its view, which keeps the member.
+struct Hold<V: Published<Keeper>> {
+    view: V,
     token: Token,
 }
 
@@ -100,8 +96,7 @@ impl Buf {
     ///
     /// [`Unpublished`] gives the buffer back.
     pub fn freeze(self) -> Result<Frozen, Unpublished> {
-        let (hold, view) = self.publish(Publish::Frozen, ExclusiveView::freeze)?;
-        Ok(Frozen { view, hold })
+        Ok(Frozen { hold: self.publish(Publish::Frozen, ExclusiveView::freeze)? })
     }
 
     /// Makes it readable and writable for every member.
@@ -111,15 +106,14 @@ impl Buf {
     /// [`Unpublished`] gives the buffer back.
     pub fn share(mut self) -> Result<Shared, Unpublished> {
         self.zero_tail();
-        let (hold, view) = self.publish(Publish::Shared, ExclusiveView::share)?;
-        Ok(Shared { view, hold })
+        Ok(Shared { hold: self.publish(Publish::Shared, ExclusiveView::share)? })
     }
 
-    fn publish<V>(
+    fn publish<V: Published<Keeper>>(
         mut self,
         how: Publish,
         turn: fn(&mut ExclusiveView<Keeper>) -> V,
-    ) -> Result<(Hold, V), Unpublished> {
+    ) -> Result<Hold<V>, Unpublished> {
         let member = Arc::clone(self.member());
         if member.is_forked() {
             return Err(Unpublished { buf: self, error: ShareError::Forked });
@@ -135,7 +129,7 @@ impl Buf {
             Ok((token, view)) => {
                 let token = Token::of(&member.ground.shape, &token);
                 member.ground.bell(0).ring();
-                Ok((Hold { member, token }, view))
+                Ok(Hold { view, token })
             }
             Err(e) => Err(Unpublished { buf: self, error: ShareError::Engine(e) }),
         }
@@ -180,16 +174,16 @@ impl DerefMut for Buf {
 }
 
 impl Frozen {
-    pub(crate) fn new(member: Keeper, token: Token, view: FrozenView<Keeper>) -> Frozen {
-        Frozen { view, hold: Hold { member, token } }
+    pub(crate) fn new(token: Token, view: FrozenView<Keeper>) -> Frozen {
+        Frozen { hold: Hold { view, token } }
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        Pool::of(&self.hold.member)
+        Pool::of(self.hold.view.keeper())
     }
 
     pub(crate) fn span(&self) -> Span {
-        self.view.span()
+        self.hold.view.span()
     }
 
     /// What another member needs to attach.
@@ -212,7 +206,7 @@ impl Deref for Frozen {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.view
+        &self.hold.view
     }
 }
 
@@ -230,8 +224,8 @@ impl AsRef<[u8]> for Frozen {
 }
 
 impl Shared {
-    pub(crate) fn new(member: Keeper, token: Token, view: SharedView<Keeper>) -> Shared {
-        Shared { view, hold: Hold { member, token } }
+    pub(crate) fn new(token: Token, view: SharedView<Keeper>) -> Shared {
+        Shared { hold: Hold { view, token } }
     }
 
     /// What another member needs to attach.
@@ -241,25 +235,25 @@ impl Shared {
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        Pool::of(&self.hold.member)
+        Pool::of(self.hold.view.keeper())
     }
 
     pub(crate) fn span(&self) -> Span {
-        self.view.span()
+        self.hold.view.span()
     }
 
     pub(crate) fn all_words(&self) -> &[AtomicU64] {
-        self.view.words()
+        self.hold.view.words()
     }
 
     pub(crate) fn member(&self) -> &Keeper {
-        &self.hold.member
+        self.hold.view.keeper()
     }
 
     /// The bytes asked for.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.view.span().len as usize
+        self.hold.view.span().len as usize
     }
 
     /// Never: an area has a byte at least.
@@ -275,7 +269,7 @@ impl Shared {
     /// [`OutOfBounds`]; nothing was written.
     pub fn write_at(&self, at: usize, bytes: &[u8]) -> Result<(), OutOfBounds> {
         let out = OutOfBounds { at, count: bytes.len(), len: self.len() };
-        self.view.copy_in(at as u64, bytes).map_err(|_| out)
+        self.hold.view.copy_in(at as u64, bytes).map_err(|_| out)
     }
 
     /// Copies out from byte `at` on. What others write meanwhile may be there in part.
@@ -285,14 +279,14 @@ impl Shared {
     /// [`OutOfBounds`]; nothing was read.
     pub fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), OutOfBounds> {
         let error = OutOfBounds { at, count: out.len(), len: self.len() };
-        self.view.copy_out(at as u64, out).map_err(|_| error)
+        self.hold.view.copy_out(at as u64, out).map_err(|_| error)
     }
 
     /// The bytes as 64-bit atomics, as many as there are whole ones: for flags, counters, queues.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
         // The view's last word may pass the length; what is handed out does not.
-        &self.view.words()[..self.len() / 8]
+        &self.hold.view.words()[..self.len() / 8]
     }
 
     /// Frees the area: nobody can attach any more, and when the last member has detached, it goes.
@@ -316,23 +310,26 @@ pub struct OutOfBounds {
     pub len: usize,
 }
 
-impl Hold {
+impl<V: Published<Keeper>> Hold<V> {
     fn free(&self) -> Result<(), FreeError> {
-        if self.member.is_forked() {
+        let member = self.view.keeper();
+        if member.is_forked() {
             return Err(FreeError::Forked);
         }
         let Token { area, generation, .. } = self.token;
-        let freed = self.member.engine().free(area, generation);
-        self.member.note_free(area, generation, &freed);
-        let freed = freed.map(|freed| self.member.relieve(freed)).map_err(FreeError::Engine);
-        self.member.ground.bell(0).ring();
+        let freed = member.engine().free(area, generation);
+        member.note_free(area, generation, &freed);
+        let freed = freed.map(|freed| member.relieve(freed)).map_err(FreeError::Engine);
+        member.ground.bell(0).ring();
         freed
     }
 }
 
-impl Drop for Hold {
+impl<V: Published<Keeper>> Drop for Hold<V> {
     fn drop(&mut self) {
-        self.member.detach(self.token.area, self.token.generation);
+        // The view first: it must be gone when the others are told that we are.
+        self.view.end();
+        self.view.keeper().detach(self.token.area, self.token.generation);
     }
 }
 

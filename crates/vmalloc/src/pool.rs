@@ -15,7 +15,7 @@ use crate::events::About;
 use crate::info::{Info, MemberInfo};
 use crate::member::{self, Member};
 use crate::options::Options;
-use crate::os::view::ExclusiveView;
+use crate::os::view::{ExclusiveView, FrozenView, SharedView};
 use crate::os::{pagemap, passing};
 use crate::spread::{Seat, Spread};
 use crate::token::Token;
@@ -159,9 +159,8 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach(&self, token: &Token) -> Result<Frozen, AttachError> {
         let area = self.attach_area(token, Kind::Frozen)?;
-        let keeper = self.member.here();
-        match grow::frozen_view(&keeper, &area) {
-            Ok(view) => Ok(Frozen::new(keeper, *token, view)),
+        match grow::published_view(&self.member, &area, FrozenView::new) {
+            Ok(view) => Ok(Frozen::new(*token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)
@@ -176,9 +175,8 @@ impl Pool {
     /// [`AttachError`]; nothing is attached.
     pub fn attach_shared(&self, token: &Token) -> Result<Shared, AttachError> {
         let area = self.attach_area(token, Kind::Shared)?;
-        let keeper = self.member.here();
-        match grow::shared_view(&keeper, &area) {
-            Ok(view) => Ok(Shared::new(keeper, *token, view)),
+        match grow::published_view(&self.member, &area, SharedView::new) {
+            Ok(view) => Ok(Shared::new(*token, view)),
             Err(e) => {
                 self.member.detach(token.area, token.generation);
                 Err(e)

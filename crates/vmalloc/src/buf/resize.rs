@@ -149,16 +149,14 @@ impl Shared {
             match self.grow_once(bytes) {
                 // Other threads may follow and grow areas meanwhile.
                 Err(e)
-                    if search
-                        .get_or_insert_with(Search::new)
-                        .may_lengthen(&self.hold.member, &e) => {}
+                    if search.get_or_insert_with(Search::new).may_lengthen(self.member(), &e) => {}
                 done => return done,
             }
         }
     }
 
     fn grow_once(&mut self, bytes: usize) -> Result<(), ResizeError> {
-        let member = &self.hold.member;
+        let member = Keeper::clone(self.member());
         if member.is_forked() {
             return Err(ResizeError::Forked);
         }
@@ -167,7 +165,7 @@ impl Shared {
         // What others made it grow by comes first: here it may fail, and nothing has changed.
         let stale = vmalloc_core::ResizeError::Stale { generation: token.generation };
         let area = member.engine().look(&token.core()).map_err(|_| ResizeError::Engine(stale))?;
-        crate::pool::follow_view(member, &area, &mut self.view)?;
+        crate::pool::follow_view(&member, &area, &mut self.hold.view)?;
         // They count as the maker's; but who is over its quota adds to nobody's.
         let more = Pages::for_bytes(bytes as u64).0.saturating_sub(area.pages.len.0);
         let _claimed = member.claim(Pages(more)).map_err(ResizeError::Quota)?;
@@ -175,7 +173,7 @@ impl Shared {
         let area = grown.map_err(ResizeError::Engine)?;
         let handle = About::handle(area.id, area.generation);
         member.note(Op::Resize, || About { bytes: area.bytes, ..handle });
-        Ok(crate::pool::follow_view(member, &area, &mut self.view)?)
+        Ok(crate::pool::follow_view(&member, &area, &mut self.hold.view)?)
     }
 
     /// Takes in what the area has grown by, here or in another process, and returns its length
@@ -186,13 +184,13 @@ impl Shared {
     /// [`AttachError`]; this handle shows what it showed. `Engine(Stale)`: it was freed, and grows
     /// no more.
     pub fn refresh(&mut self) -> Result<usize, AttachError> {
-        let member = &self.hold.member;
+        let member = Keeper::clone(self.member());
         if member.is_forked() {
             return Err(AttachError::Forked);
         }
         let _one_at_a_time = member.ground.growing();
         let area = member.engine().look(&self.hold.token.core()).map_err(AttachError::Engine)?;
-        crate::pool::follow_view(member, &area, &mut self.view)?;
+        crate::pool::follow_view(&member, &area, &mut self.hold.view)?;
         Ok(self.len())
     }
 }

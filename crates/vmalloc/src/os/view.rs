@@ -252,6 +252,35 @@ impl<K: Keep> SharedView<K> {
     }
 }
 
+/// A view of what is published, of either kind.
+pub(crate) trait Published<K> {
+    /// What keeps it.
+    fn keeper(&self) -> &K;
+
+    /// Lets go of its pages: it has no bytes from here on, and keeps its keeper.
+    fn end(&mut self);
+}
+
+impl<K: Keep> Published<K> for FrozenView<K> {
+    fn keeper(&self) -> &K {
+        &self.0.keeper
+    }
+
+    fn end(&mut self) {
+        self.0.end();
+    }
+}
+
+impl<K: Keep> Published<K> for SharedView<K> {
+    fn keeper(&self) -> &K {
+        &self.0.keeper
+    }
+
+    fn end(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Mapping {
     /// Fills `span` with zeros, under a claim of its own: so it fails, and changes nothing, where
     /// this process has a view. 100 ns a page that is warm.

@@ -7,7 +7,9 @@
 use crate::buf::Keeper;
 use crate::error::{AttachError, ResizeError};
 use crate::member::Member;
-use crate::os::view::{FrozenView, SharedView, ViewError};
+use crate::os::Span;
+use crate::os::view::{SharedView, ViewError};
+use crate::spread::Spread;
 use vmalloc_core::{AllocError, Area, Kind, MapError, Pages};
 
 /// Why this process does not see all of an area.
@@ -58,19 +60,15 @@ fn is_a_lie(error: MapError) -> bool {
     matches!(error, MapError::Refused { errno } if lies.contains(&errno))
 }
 
-/// A view of a frozen area.
-pub(super) fn frozen_view(member: &Keeper, area: &Area) -> Result<FrozenView<Keeper>, AttachError> {
+/// A view of a published area, as long as it is now: what `make` makes of its bytes.
+pub(super) fn published_view<V>(
+    member: &Spread<Member>,
+    area: &Area,
+    make: fn(Keeper, Span) -> Result<V, ViewError>,
+) -> Result<V, AttachError> {
     let _one_at_a_time = member.ground.growing();
     follow(member, area)?;
-    let view = FrozenView::new(Keeper::clone(member), member.ground.bytes_of(area));
-    Ok(view.map_err(FollowError::View)?)
-}
-
-/// A view of a shared area, as long as it is now.
-pub(super) fn shared_view(member: &Keeper, area: &Area) -> Result<SharedView<Keeper>, AttachError> {
-    let _one_at_a_time = member.ground.growing();
-    follow(member, area)?;
-    let view = SharedView::new(Keeper::clone(member), member.ground.bytes_of(area));
+    let view = make(member.here(), member.ground.bytes_of(area));
     Ok(view.map_err(FollowError::View)?)
 }
 

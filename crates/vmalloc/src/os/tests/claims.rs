@@ -3,7 +3,7 @@
 use crate::os::HUGE_BYTES;
 use crate::os::claims::{Claims, Sharing, Taken};
 use crate::os::tests::{pool, seat, span};
-use crate::os::view::{ExclusiveView, FrozenView, SharedView, ViewError};
+use crate::os::view::{ExclusiveView, FrozenView, Published, SharedView, ViewError};
 use crate::os::{PAGE_BYTES, RangeError, Span};
 use std::sync::Arc;
 
@@ -193,14 +193,17 @@ fn a_second_view_of_the_same_bytes_is_refused() {
     assert!(SharedView::new(&*pool, run).is_err());
     assert_eq!(again[..], [7; 5000]);
     drop((frozen, again));
-    let shared = ExclusiveView::new(&*pool, run).unwrap().share();
+    let mut shared = ExclusiveView::new(&*pool, run).unwrap().share();
     let other = SharedView::new(&*pool, shared.span()).unwrap();
     other.copy_in(4998, &[1, 2]).unwrap();
     let mut two = [0; 2];
     shared.copy_out(4998, &mut two).unwrap();
     assert_eq!(two, [1, 2]);
     assert!(shared.copy_in(4999, &[1, 2]).is_err());
-    drop((other, shared));
+    drop(other);
+    // One that has ended has no place to grow at: least of all where the words are.
+    shared.end();
+    assert!(shared.grow(PAGE_BYTES).is_err() && shared.words().is_empty());
     assert!(ExclusiveView::new(&*pool, span(8..10)).is_ok());
 
     let words = ViewError::Range(RangeError::Outside { span: span(0..2), limit: pool.bytes() });

@@ -8,7 +8,7 @@
 //! The claim is never given up in between, so that nobody in this process can get a view of what
 //! this one still shows. Shared views only grow: a slice that somebody has of one stays good.
 
-use super::{ExclusiveView, SharedView, ViewError, pages};
+use super::{Claim, ExclusiveView, SharedView, ViewError, pages};
 use crate::os::claims::Taken;
 use crate::os::keep::Keep;
 use crate::os::map::Mapping;
@@ -22,12 +22,9 @@ impl<K: Keep> ExclusiveView<K> {
     ///
     /// [`ViewError`]; the view is as it was. Never for a view that becomes shorter.
     pub(crate) fn resize(&mut self, len: u64) -> Result<(), ViewError> {
+        let span = self.0.resized(len)?;
         let claim = &mut self.0;
         let mapping = claim.keeper.mapping();
-        let span = Span::new(claim.span.start, len);
-        // One that has ended has no place: nothing is within 0 bytes.
-        let limit = if claim.span.len == 0 { 0 } else { mapping.bytes() };
-        span.within(limit).map_err(ViewError::Range)?;
         let ((first, old), (_, new)) = (pages(claim.span), pages(span));
         if new > old {
             let taken = mapping.claims.take(first + old, new - old);
@@ -48,11 +45,19 @@ impl<K: Keep> SharedView<K> {
     ///
     /// [`ViewError`]; the view is as it was.
     pub(crate) fn grow(&mut self, len: u64) -> Result<(), ViewError> {
-        let claim = &mut self.0;
-        let span = Span::new(claim.span.start, len.max(claim.span.len));
-        claim.keeper.mapping().grow_shared(span)?;
-        claim.span = span;
+        let span = self.0.resized(len.max(self.0.span.len))?;
+        self.0.keeper.mapping().grow_shared(span)?;
+        self.0.span = span;
         Ok(())
+    }
+}
+
+impl<K: Keep> Claim<K> {
+    /// Where it would be with `len` bytes: within the mapping, and not where it has ended, for then it
+    /// has no place.
+    fn resized(&self, len: u64) -> Result<Span, ViewError> {
+        let limit = if self.span.len == 0 { 0 } else { self.keeper.mapping().bytes() };
+        Span::new(self.span.start, len).within(limit).map_err(ViewError::Range)
     }
 }
 
